@@ -15,7 +15,12 @@ from tests.conftest import ServerProcess
 from verl_agent_env.client import EnvClient
 from verl_agent_env.client.remote_env import RemoteEnv
 from verl_agent_env.client.remote_vector_env import RemoteVectorEnv
-from verl_agent_env.errors import SequenceConflictError, UnknownEnvNameError
+from verl_agent_env.errors import (
+    InvalidEnvArgumentsError,
+    InvalidRequestError,
+    SequenceConflictError,
+    UnknownEnvNameError,
+)
 
 ROOM: dict[str, Any] = {"dim_room": [6, 6], "num_boxes": 1}
 ROW: dict[str, Any] = {"desc": ["SFFG"], "is_slippery": False, "include_task_prompt": False}
@@ -152,7 +157,6 @@ def test_without_autoreset_the_masked_ones_are_reset_by_hand(server: ServerProce
         {"reset_mask": np.array([True])},
         {"reset_mask": np.zeros(3, dtype=np.bool_)},
         {"reset_mask": np.array([1, 0, 0])},
-        {"other": 1},
     ],
 )
 def test_mask_that_is_none_is_refused(server: ServerProcess, options: dict[str, Any]) -> None:
@@ -160,6 +164,57 @@ def test_mask_that_is_none_is_refused(server: ServerProcess, options: dict[str, 
     with pytest.raises(ValueError, match=r"reset_mask"):
         env.reset(options=options)
     env.close()
+
+
+def test_options_beside_the_mask_are_those_of_each_environment(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.DISABLED)
+    mask = np.array([True, False, False])
+    begun = env.reset(seed=3)[0]
+    for options in ({"other": 1}, {"other": 1, "reset_mask": mask}):
+        with pytest.raises(InvalidEnvArgumentsError, match="takes no options"):
+            env.reset(seed=7, options=options)
+    assert env.reset(seed=7, options={"reset_mask": mask})[0][1:] == begun[1:]
+    env.close()
+
+
+def test_vector_needs_an_environment(server: ServerProcess) -> None:
+    with pytest.raises(ValueError, match="num_envs"):
+        RemoteVectorEnv(server.url, "sokoban", 0)
+
+
+def test_seeds_of_numpy_are_taken_and_others_refused_as_they_are_by_the_environment(
+    server: ServerProcess,
+) -> None:
+    env, envs = RemoteEnv(server.url, "sokoban", **ROOM), RemoteVectorEnv(server.url, "sokoban", 2, **ROOM)
+    seed: Any = np.int64(3)
+    assert env.reset(seed=seed)[1]["seed"] == 3
+    assert envs.reset(seed=seed)[1]["seed"].tolist() == [3, 4]
+    for wrong in (3.0, "3", -1, 1 << 63):
+        for reset in (env.reset, envs.reset):
+            with pytest.raises(InvalidRequestError):
+                reset(seed=wrong)  # type: ignore[arg-type]
+    env.close()
+    envs.close()
+
+
+def test_pictures_are_those_of_the_local_environment(server: ServerProcess) -> None:
+    for mode in ("ansi", "rgb_array", "svg"):
+        local = gymnasium.make("verl_env/sokoban-v0", render_mode=mode, **ROOM)
+        remote = gymnasium.make(
+            "verl_env/remote-v0", url=server.url, env_name="sokoban", render_mode=mode, **ROOM
+        )
+        vector = gymnasium.make_vec(
+            "verl_env/remote-v0", 2, url=server.url, env_name="sokoban", render_mode=mode, env_kwargs=ROOM
+        )
+        for env in (local, remote, vector):
+            env.reset(seed=3)
+        drawn, pictures = remote.render(), vector.render()
+        assert np.array_equal(np.asarray(drawn), np.asarray(local.render()))
+        assert pictures is not None
+        assert len(pictures) == 2
+        assert np.array_equal(np.asarray(pictures[0]), np.asarray(drawn))
+        for env in (local, remote, vector):
+            env.close()
 
 
 def test_seeds_count_up_or_are_given(server: ServerProcess) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from pydantic import BaseModel
 
 from verl_agent_env.messages import ToolCall, parse_action
-from verl_agent_env.messages.forms import plain_value
+from verl_agent_env.messages.actions import read_single_call
+from verl_agent_env.messages.forms import plain_value, read_messages
 
 GO = {"name": "go", "arguments": '{"to": "up"}'}
 OPENAI: dict[str, Any] = {
@@ -221,3 +223,26 @@ def test_a_call_that_stands_for_several_or_none_is_one_fault() -> None:
     calls = parse_action(message).calls
     assert [call.fault is None for call in calls] == [False, False, True]
     assert calls[2].id == "c2"
+
+
+class Unreadable:
+    """An object whose every access fails."""
+
+    def __getitem__(self, key: object) -> object:
+        raise AttributeError
+
+    def tolist(self) -> object:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("action", [("up",), np.array(["up"]), np.str_("up"), np.array("up")])
+def test_tuples_and_values_of_numpy_are_read_as_lists_and_texts(action: object) -> None:
+    assert [message.text for message in read_messages(action)] == ["up"]
+
+
+@pytest.mark.parametrize(
+    "action", [np.int64(2), np.array([2.5]), np.array(None), Unreadable(), np.zeros((2, 2))]
+)
+def test_values_that_are_no_message_are_read_without_an_error(action: object) -> None:
+    assert read_single_call(action, {"up"}) is None
+    assert not any(message.text or message.calls for message in read_messages(action))

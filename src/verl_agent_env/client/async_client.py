@@ -179,6 +179,7 @@ class AsyncEnvClient:
         envs: Sequence[AsyncEnv],
         seeds: Sequence[int | None] | None = None,
         actions: Sequence[Sequence[Action]] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> list[ResetResult | VerlAgentEnvError]:
         """Begin an episode in each environment; each fails alone.
 
@@ -186,11 +187,12 @@ class AsyncEnvClient:
             envs: The environments.
             seeds: A seed for each; the next episode where there is none.
             actions: Actions for each to carry out first, with its seed; those that have some are sent as calls of their own.
+            options: Options of all of them.
         """
         chosen = seeds if seeds is not None else [None] * len(envs)
         first = actions if actions is not None else [()] * len(envs)
         return await each(
-            env.reset(seed=seed, actions=played, micro_batching=True)
+            env.reset(seed=seed, options=options, actions=played, micro_batching=True)
             for env, seed, played in zip(envs, chosen, first, strict=True)
         )
 

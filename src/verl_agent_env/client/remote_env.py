@@ -8,6 +8,8 @@ import gymnasium
 
 from verl_agent_env.client.async_env import NOT_COPIED
 from verl_agent_env.client.calls import TaskLike
+from verl_agent_env.client.encoding import seed_of
+from verl_agent_env.client.pictures import RENDER_MODES, Picture, picture_of, render_mode_of
 from verl_agent_env.client.spaces import action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
 from verl_agent_env.envs.spaces import ObservationSpace
@@ -37,7 +39,7 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
     episode is, as ``("train", 7)``; ``env_kwargs`` and any other keyword arguments go to the environment.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "svg"], "render_fps": 4}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # type: ignore[misc]
 
     def __init__(
         self,
@@ -57,11 +59,7 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
             ValueError: The render mode is unknown, or the task is none.
             VerlAgentEnvError: The environment could not be created.
         """
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(
-                f"render_mode must be one of {self.metadata['render_modes']}, not '{render_mode}'"
-            )
-        self.render_mode = render_mode
+        self.render_mode = render_mode_of(render_mode)
         self._owns_client = client is None
         self._client = client or EnvClient(url, token=token)
         self._closed = False
@@ -89,7 +87,13 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Info]:
-        """Begin an episode with this seed, or the next one."""
+        """Begin an episode with this seed, or the next one.
+
+        Raises:
+            InvalidRequestError: The seed is none, or the options cannot be sent; the episode is unchanged.
+            VerlAgentEnvError: The other errors of :meth:`verl_agent_env.client.AsyncEnv.reset`.
+        """
+        seed = seed_of(seed)
         super().reset(seed=seed)
         observation, info = self._env.reset(seed=seed, options=options)
         return observation, info
@@ -102,11 +106,9 @@ class RemoteEnv(gymnasium.Env[Observation, Action]):
         """
         return tuple(self._env.step(action))  # type: ignore[return-value]
 
-    def render(self) -> str | None:
-        """Return a picture in ``render_mode``, as text."""
-        if self.render_mode is None:
-            return None
-        return str(self._env.render(self.render_mode))  # type: ignore[arg-type]
+    def render(self) -> Picture | None:
+        """Return a picture in ``render_mode``: text, or an array (height, width, 3) of uint8 for ``rgb_array``."""
+        return None if self.render_mode is None else picture_of(self._env, self.render_mode)
 
     def task_prompt(self) -> str:
         """Return the task prompt: the task, and how to act."""

@@ -11,6 +11,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from verl_agent_env.client.async_env import NOT_COPIED
 from verl_agent_env.client.calls import ResetResult, TaskLike
+from verl_agent_env.client.encoding import seed_of
+from verl_agent_env.client.pictures import RENDER_MODES, Picture, picture_of, render_mode_of
 from verl_agent_env.client.spaces import RepeatedSpace, action_space_of
 from verl_agent_env.client.sync_client import Env, EnvClient
 from verl_agent_env.envs.spaces import ObservationSpace
@@ -40,6 +42,7 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         client: EnvClient | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         tasks: Sequence[TaskLike] | None = None,
+        render_mode: str | None = None,
         env_kwargs: dict[str, Any] | None = None,
         **more_kwargs: Any,
     ) -> None:
@@ -53,20 +56,24 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
             client: Client to use; it is not closed with the environments.
             autoreset_mode: When an environment is reset after the end of an episode.
             tasks: What the first episode of each environment is, as ``("train", 7)``.
+            render_mode: What :meth:`render` gives of each environment: ``ansi``, ``rgb_array`` or ``svg``.
             env_kwargs: Keyword arguments of each environment.
             **more_kwargs: More of them.
 
         Raises:
-            ValueError: The number of tasks is wrong, or one is none.
+            ValueError: The number of tasks or environments is wrong, a task is none, or the render mode is unknown.
             VerlAgentEnvError: One of the environments could not be created; then all are closed.
         """
         if num_envs is None:
             num_envs = 1 if tasks is None else len(tasks)
         if tasks is not None and len(tasks) != num_envs:
             raise ValueError(f"there are {len(tasks)} tasks for {num_envs} environments")
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, not {num_envs}")
         self.num_envs = num_envs
+        self.render_mode = render_mode_of(render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {"autoreset_mode": self.autoreset_mode}
+        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": list(RENDER_MODES)}
         self._owns_client = client is None
         self._client = client or EnvClient(url, token=token)
         arguments = {**(env_kwargs or {}), **more_kwargs}
@@ -102,22 +109,25 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
 
         Args:
             seed: Seed of the first environment, to which the others add their index; or one seed for each.
-            options: ``reset_mask`` is a boolean array of length ``num_envs``.
+            options: ``reset_mask`` is a boolean array of length ``num_envs``; the others are those of each environment.
 
         Raises:
             ValueError: The number of seeds is wrong, or the mask is invalid.
+            InvalidRequestError: The seed is none.
+            InvalidEnvArgumentsError: An environment does not take the options.
         """
-        seeds: list[int | None] = (
-            [None if seed is None else seed + i for i in range(self.num_envs)]
-            if seed is None or isinstance(seed, int | np.integer)
-            else list(seed)
-        )
+        seeds: list[int | None]
+        if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+            seeds = list(seed)
+        else:
+            first = seed_of(seed)
+            seeds = [None if first is None else first + i for i in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ValueError(f"there are {len(seeds)} seeds for {self.num_envs} environments")
-        mask = self._mask_of(options)
+        mask, options = self._mask_of(options)
         infos: list[Info | None] = [None] * self.num_envs
         positions = np.flatnonzero(mask).tolist()
-        self._reset(positions, [seeds[position] for position in positions], infos)
+        self._reset(positions, [seeds[position] for position in positions], infos, options)
         return tuple(self._observations), self._columns(infos)
 
     def step(
@@ -164,6 +174,11 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
             {**self._columns(infos), **final},
         )
 
+    def render(self) -> tuple[Picture, ...] | None:
+        """Return a picture of each environment in ``render_mode``."""
+        mode = self.render_mode
+        return None if mode is None else tuple(picture_of(env, mode) for env in self._envs)
+
     def close_extras(self, **kwargs: Any) -> None:
         """Close all environments on the server."""
         try:
@@ -190,26 +205,30 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
             "_final_info": mask.copy(),
         }
 
-    def _reset(self, positions: list[int], seeds: list[int | None], infos: list[Info | None]) -> None:
+    def _reset(
+        self,
+        positions: list[int],
+        seeds: list[int | None],
+        infos: list[Info | None],
+        options: dict[str, Any] | None = None,
+    ) -> None:
         if not positions:
             return
         results: list[ResetResult | VerlAgentEnvError] = self._client.reset_batch(
-            [self._envs[position] for position in positions], seeds
+            [self._envs[position] for position in positions], seeds, options=options
         )
         for position, begun in zip(positions, _raise_first_error(results), strict=True):
             self._observations[position], infos[position] = begun
             self._ended[position] = False
 
-    def _mask_of(self, options: dict[str, Any] | None) -> Bools:
-        if not options:
-            return np.ones(self.num_envs, dtype=np.bool_)
-        unknown = set(options) - {"reset_mask"}
-        if unknown:
-            raise ValueError(f"unknown options {sorted(unknown)}: there is only 'reset_mask'")
+    def _mask_of(self, options: dict[str, Any] | None) -> tuple[Bools, dict[str, Any] | None]:
+        """Return which environments are reset, and the options that they get."""
+        if not options or "reset_mask" not in options:
+            return np.ones(self.num_envs, dtype=np.bool_), options
         mask = np.asarray(options["reset_mask"])
         if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(f"reset_mask must be {self.num_envs} truth values, one of them true at least")
-        return mask
+        return mask, {key: value for key, value in options.items() if key != "reset_mask"} or None
 
     def _columns(self, infos: Sequence[Info | None]) -> dict[str, Any]:
         """Return an array for each key, and the mask of the environments that have it."""

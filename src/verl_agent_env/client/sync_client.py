@@ -136,9 +136,10 @@ class EnvClient:
         envs: Iterable[Env],
         seeds: Sequence[int | None] | None = None,
         actions: Sequence[Sequence[Action]] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> list[ResetResult | VerlAgentEnvError]:
         """Call :meth:`AsyncEnvClient.reset_batch` and wait."""
-        return self.wait(self._client.reset_batch([env.remote for env in envs], seeds, actions))
+        return self.wait(self._client.reset_batch([env.remote for env in envs], seeds, actions, options))
 
     def step_batch(
         self, envs: Iterable[Env], actions: Sequence[Action]

@@ -156,7 +156,7 @@ def read_single_call(action: object, names: Container[str]) -> ToolCall | None:
             # Arguments within arguments may be meant.
             if type(arguments) is not dict or not ARGUMENT_KEYS.isdisjoint(arguments):
                 return None
-    except (TypeError, KeyError, ValueError):
+    except Exception:  # noqa: BLE001 - whatever somebody's object raises, the slow path reads it
         return None
     # Non-ASCII text may hold lone surrogates, which JSON cannot; the slow path replaces them.
     if not (type(call_id) is str and call_id and call_id.isascii()):

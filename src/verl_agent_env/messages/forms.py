@@ -36,7 +36,7 @@ class ModelMessage(NamedTuple):
 def read_messages(action: object) -> list[ModelMessage]:
     """Return the model's messages in ``action``, in order; those of other roles are skipped."""
     if type(action) is not dict and type(action) is not str:
-        action = plain(action)
+        action = _listed(plain(action))
     if isinstance(action, str):
         return [ModelMessage("text", well_formed(action))]
     if isinstance(action, dict):
@@ -53,6 +53,17 @@ def plain(value: object) -> object:
         return value
     try:
         return dump()
+    except Exception:  # noqa: BLE001 - whatever somebody else's object raises, it cannot be read
+        return None
+
+
+def _listed(value: object) -> object:
+    """Return tuples and values of NumPy as lists, numbers and texts, and anything else as it is."""
+    if isinstance(value, tuple):
+        return list(value)
+    tolist: Callable[[], object] | None = getattr(value, "tolist", None)
+    try:
+        return value if tolist is None else tolist()
     except Exception:  # noqa: BLE001 - whatever somebody else's object raises, it cannot be read
         return None
 
