@@ -138,7 +138,7 @@ def test_the_client_says_which_kind_of_proxy_it_does_not_speak(monkeypatch: pyte
 def test_the_command_line_follows_the_same_rule(command: list[str], proxy: str) -> None:
     done = children.cli(*command, "http://trainer.invalid", variables={"http_proxy": proxy})
     assert done.returncode == 1
-    assert f"through the proxy {proxy}" in done.stderr
+    assert f"the proxy {proxy} answers there, with status 407" in done.stderr
     direct = children.cli(*command, "http://127.0.0.1:1", variables={"http_proxy": proxy})
     assert direct.returncode == 1
     assert "proxy" not in direct.stderr

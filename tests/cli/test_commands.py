@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -10,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from tests.children import cli as cli_process
 from tests.children import python
+from tests.waiting import HANG_S
 from verl_agent_env.cli import cli
 from verl_agent_env.envs.catalogue.families import FAMILIES
 
@@ -142,6 +145,35 @@ def test_scripts_read_json_and_nothing_else(command: list[str]) -> None:
         assert found["solver"] > 1
     else:
         assert "verl_env/sokoban-v0" in {row["name"] for row in found}
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["status", "--json", "nowhere"], "failed"),
+        (["check-env", "--json", "nope"], "unknown_env_name"),
+        (["check-env", "--json"], "usage"),
+        (["envs", "--json", "--nope"], "usage"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_scripts_read_json_of_errors_too(command: list[str], code: str) -> None:
+    result = run(*command)
+    assert result.exit_code != 0
+    error = orjson.loads(result.stdout)["error"]
+    assert error["code"] == code
+    assert error["detail"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_under_the_output_is_one_sentence() -> None:
+    program = f'exec "{sys.executable}" -m verl_agent_env.cli envs sokoban >/dev/full'
+    finished = subprocess.run(
+        ["/bin/sh", "-c", program], capture_output=True, text=True, timeout=HANG_S, check=False
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Error: ")
+    assert len(finished.stderr.splitlines()) == 1
 
 
 def test_envs_finds_by_words_tags_and_cost_also_what_is_not_installed() -> None:

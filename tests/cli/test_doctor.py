@@ -65,6 +65,13 @@ def test_a_redis_that_does_not_answer_is_a_fault(url: str) -> None:
     assert fault["remedy"]
 
 
+def test_a_server_of_something_else_is_no_redis(server: ServerProcess) -> None:
+    fault = findings("--redis", server.url.replace("http:", "redis:"), "--port", str(free_port()), code=1)[
+        "Redis"
+    ]
+    assert "protocol" in fault["detail"]
+
+
 def test_a_redis_that_answers_is_fine(tmp_path: Path) -> None:
     redis = RedisProcess(tmp_path)
     try:
@@ -96,7 +103,7 @@ def test_a_server_and_its_workers_are_looked_at(server: ServerProcess) -> None:
 
 def test_a_server_that_is_not_there_is_a_fault() -> None:
     fault = findings("--url", f"http://127.0.0.1:{free_port()}", code=1)["server"]
-    assert "does not answer" in fault["detail"]
+    assert "cannot be reached" in fault["detail"]
 
 
 def test_findings_are_shown_with_their_remedies() -> None:

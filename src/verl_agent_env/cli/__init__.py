@@ -6,11 +6,14 @@ Every option can also be given as a variable, ``VERL_AGENT_ENV_`` and its name: 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from typing import Any
 
 import click
 
 from verl_agent_env import __version__
+from verl_agent_env.cli.json_output import print_error
 from verl_agent_env.cli.secret_options import hide_secrets
 from verl_agent_env.config import ENVIRONMENT_PREFIX
 from verl_agent_env.errors import VerlAgentEnvError
@@ -35,8 +38,25 @@ _COMMANDS = {
 """Module and attribute of each command, by its name."""
 
 
+_AS_JSON = f"{__name__}.as_json"
+
+
 class _LazyGroup(click.Group):
     """Group that imports a command only when it is used: a server starts without the imports of curation."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether the command is to print JSON, then parse."""
+        ctx.meta[_AS_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; with ``--json``, its error is printed as JSON as well."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, VerlAgentEnvError) as error:
+            if ctx.meta[_AS_JSON]:
+                print_error(error)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -72,4 +92,9 @@ def main() -> None:
         cli()
     except VerlAgentEnvError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except OSError as fault:
+        # Such as a full disk under the standard output, which Python would flush again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        click.echo(f"Error: {fault}", err=True)
         sys.exit(1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
+import asyncio
+import time
 from typing import Any
 
 import click
 import orjson
 
-from verl_agent_env.proxies import proxy_for, shown
+from verl_agent_env.client import ServerUnreachableError
+from verl_agent_env.client.transport import Transport, decode_object
+from verl_agent_env.errors import VerlAgentEnvError
 
 _TIMEOUT_S = 30.0
+_MAX_ANSWER_BYTES = 1 << 28
 
 
 def call(url: str, path: str, body: dict[str, Any] | None = None, *, token: str = "") -> dict[str, Any]:
@@ -20,34 +23,22 @@ def call(url: str, path: str, body: dict[str, Any] | None = None, *, token: str 
     Raises:
         click.ClickException: The server does not respond, or responds with an error; the message gives the reason.
     """
-    if not url.startswith(("http://", "https://")):
-        raise click.ClickException(f"'{url}' is no URL of a server: write http://host:port.")
-    headers = {"content-type": "application/json"}
-    if token:
-        headers["authorization"] = f"Bearer {token}"
-    payload = None if body is None else orjson.dumps(body)
-    request = urllib.request.Request(url.rstrip("/") + path, payload, headers)  # noqa: S310
-    proxy = proxy_for(url)
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({"http": proxy, "https": proxy} if proxy else {})
-    )
-    through = f" through the proxy {shown(proxy)}" if proxy else ""
     try:
-        with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            found = orjson.loads(answer.read())
-    except urllib.error.HTTPError as refused:
-        raise click.ClickException(f"{url} refuses{through}: {_detail_of(refused)}") from None
-    except (OSError, ValueError) as away:
-        raise click.ClickException(
-            f"{url} does not answer{through}: {getattr(away, 'reason', away)}."
-        ) from None
-    if not isinstance(found, dict):
-        raise click.ClickException(f"A program other than this server answers at {url}.")
-    return found
+        transport = Transport(url, token or None, _TIMEOUT_S, 1, _MAX_ANSWER_BYTES)
+    except ValueError as unfit:
+        raise click.ClickException(f"{unfit}.") from None
+    return asyncio.run(_call(transport, path, body))
 
 
-def _detail_of(refused: urllib.error.HTTPError) -> str:
+async def _call(transport: Transport, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    method, payload = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
+    deadline = time.monotonic() + _TIMEOUT_S
     try:
-        return str(orjson.loads(refused.read())["detail"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return f"status {refused.code}."
+        answer = await transport.send(method, path, payload, deadline=deadline)
+        return decode_object(transport.url, answer)
+    except ServerUnreachableError as away:
+        raise click.ClickException(away.detail) from None
+    except VerlAgentEnvError as refusal:
+        raise click.ClickException(f"{transport.url} refuses: {refusal.detail}") from None
+    finally:
+        await transport.close()

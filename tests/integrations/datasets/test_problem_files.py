@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from verl_agent_env.envs.registry import default_registry
@@ -44,6 +46,10 @@ ASKED = {"task_prompt": "1 + 1?", "scorer": {"type": "numeric", "answer": "2"}}
         ("sokoban", {"room_setup": {**SETUP, "box_mapping": [[[1, 3], [1, 2]]]}}, {"room_setup": SETUP}),
         ("sokoban", {"room_setup": {**SETUP, "box_mapping": json.dumps(SETUP["box_mapping"])}}, {"room_setup": SETUP}),
         ("sokoban", {"room_setup": {**SETUP, "box_mapping": {"(2, 2)": None}}}, {"room_setup": {**SETUP, "box_mapping": None}}),
+        ("countdown", {"nums": np.array([3, 5, 7]), "target": np.int64(22)}, PUZZLE),
+        ("countdown", {"nums": [" 3", "5.0", "٧"], "target": "22."}, PUZZLE),
+        ("sokoban", {"room_setup": json.dumps(SETUP).encode()}, {"room_setup": SETUP}),
+        ("sokoban", {"room_setup": {**SETUP, "room_fixed": np.array(FIXED), "room_state": np.array([*map(np.array, STATE), None], dtype=object)[:-1]}}, {"room_setup": SETUP}),
         ("sokoban", {"level": LEVEL}, {"room": LEVEL}),
         ("frozen_lake", {"desc": ["SF", "FG"]}, {"desc": ["SF", "FG"]}),
         ("frozen_lake", {"desc": "SF\nFG"}, {"desc": ["SF", "FG"]}),
@@ -75,6 +81,12 @@ def test_rows_become_arguments_that_the_environment_takes(
         ("sokoban", {"room_setup": "{"}, "room_setup is no JSON"),
         ("sokoban", {"room_setup": {**SETUP, "box_mapping": [1]}}, "box_mapping"),
         ("countdown", {"env_kwargs": [1]}, "env_kwargs is no object"),
+        ("countdown", {"nums": [np.float32(3.7)], "target": 1}, "no whole number"),
+        ("countdown", {"nums": ["1_0"], "target": 1}, "no whole number"),
+        ("frozen_lake", {"desc": 5}, "type"),
+        ("single_turn_chat", {"prompt": [], "answer": "2"}, "type"),
+        ("single_turn_chat", {"prompt": [5], "answer": "2"}, "type"),
+        ("single_turn_chat", {"question": 5, "answer": "2"}, "type"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_says_why(env_name: str, row: Any, words: str) -> None:
@@ -97,6 +109,37 @@ def test_json_is_read_as_lines_and_as_a_list_in_any_unicode(
     assert [problem.place for problem in problems] == (
         ["row 1", "row 2"] if as_list else ["line 1", "line 3"]
     )
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+def test_lines_end_as_on_any_system_and_may_be_compressed(tmp_path: Path, line_end: str) -> None:
+    text = line_end.join(["", json.dumps(PUZZLE), "", json.dumps({"nums": [1, 2], "target": 3}), ""])
+    (tmp_path / "puzzles.jsonl").write_bytes(text.encode("utf-8-sig"))
+    (tmp_path / "puzzles.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "levels.txt.gz").write_bytes(
+        gzip.compress(f"; 0\n{LEVEL}\n".replace("\n", line_end).encode())
+    )
+    for name in ("puzzles.jsonl", "puzzles.jsonl.gz"):
+        assert [problem.place for problem in read_problems(tmp_path / name, "countdown")] == [
+            "line 2",
+            "line 4",
+        ]
+    (level,) = read_problems(tmp_path / "levels.txt.gz", "sokoban")
+    assert level.env_kwargs == {"room": LEVEL}
+
+
+def test_one_object_over_several_lines_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "puzzle.json"
+    path.write_text(json.dumps(PUZZLE, indent=2))
+    assert [problem.env_kwargs for problem in read_problems(path, "countdown")] == [PUZZLE]
+
+
+def test_parquet_is_known_by_its_first_bytes_too(tmp_path: Path) -> None:
+    import pyarrow
+
+    path = tmp_path / "train-00000-of-00001"
+    parquet.write_table(pyarrow.Table.from_pylist([PUZZLE]), path)
+    assert [problem.env_kwargs for problem in read_problems(path, "countdown")] == [PUZZLE]
 
 
 def test_parquet_is_read_as_arrow_writes_it(tmp_path: Path) -> None:
@@ -125,7 +168,13 @@ def test_levels_in_text_are_read_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("x.json", b"[1,"), ("x.parquet", b"PAR0"), ("x.jsonl", b"\xff\xff\xff")]
+    ("name", "content"),
+    [
+        ("x.json", b"[1,"),
+        ("x.parquet", b"PAR0"),
+        ("x.jsonl", b"\xff\xff\xff"),
+        ("x.jsonl.gz", gzip.compress(b"{}" * 99)[:20]),
+    ],
 )
 def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
@@ -151,8 +200,8 @@ def test_a_data_set_is_taken_in_python(tmp_path: Path) -> None:
     assert [problem.place for problem in made.chosen[0].train] == ["row 1", "row 2"]
 
 
-def test_a_dictionary_of_splits_is_refused() -> None:
-    splits: Any = {"train": Dataset()}
+@pytest.mark.parametrize("splits", [{"train": Dataset()}, "puzzles.jsonl", 5])
+def test_what_is_no_rows_is_refused(splits: Any) -> None:
     with pytest.raises(CurationError, match="choose a split"):
         Component("countdown", problems=splits)
 

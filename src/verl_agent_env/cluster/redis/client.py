@@ -20,6 +20,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
+    InvalidResponse,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -304,6 +305,10 @@ def _typed_errors(where: str, call_s: float) -> Iterator[None]:
     except ssl.SSLError:
         raise StoreUnavailableError(
             where, "it does not speak TLS there: is it redis:// in place of rediss://?"
+        ) from None
+    except InvalidResponse:
+        raise StoreUnavailableError(
+            where, "what answers there does not speak the protocol of Redis"
         ) from None
     except OSError as error:
         raise StoreUnavailableError(where, f"it cannot be reached ({error.strerror or error})") from None

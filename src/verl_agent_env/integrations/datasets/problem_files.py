@@ -13,7 +13,9 @@ Rows are read in these forms, the first that fits:
 from __future__ import annotations
 
 import codecs
+import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,10 @@ _TEXT_SUFFIXES = frozenset({".txt", ".xsb", ".sok", ".slc"})
 _LEVEL_LINE = re.compile(r"[#@+$*.\-_ ]*#[#@+$*.\-_ ]*")
 _FINAL_ANSWER = re.compile(r"####\s*(.+?)\s*$")
 """How the answers of GSM8K end."""
+_WHOLE_NUMBER = re.compile(r"\s*([-+]?\d+)(?:\.0*)?\s*")
+_LINE_END = re.compile(r"\r\n?|\n")
+_PARQUET_MARK = b"PAR1"
+_GZIP_MARK = b"\x1f\x8b"
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+")
 
 
@@ -47,29 +53,35 @@ class _UnreadableError(Exception):
 
 
 def read_problems(path: Path, env_name: str) -> tuple[GivenProblem, ...]:
-    """Read a file: JSON lines, a JSON list, parquet, or Sokoban levels as text (Boxoban's files).
+    """Read a file: JSON lines, a JSON list, parquet, or Sokoban levels as text (Boxoban's files), also compressed by gzip.
 
     Raises:
         CurationError: The file cannot be read at all; a row that cannot is kept with its reason.
     """
     try:
-        if path.suffix == ".parquet":
+        content = path.read_bytes()
+        if path.suffix == ".parquet" or content.startswith(_PARQUET_MARK):
             return problems_of(parquet_rows(path), env_name)
-        text = _decoded(path.read_bytes())
-    except (OSError, UnicodeError) as fault:
+        name = path
+        if content.startswith(_GZIP_MARK):
+            content, name = gzip.decompress(content), path.with_suffix("") if path.suffix == ".gz" else path
+        text = _decoded(content)
+    except (OSError, UnicodeError, EOFError, zlib.error) as fault:
         raise CurationError(f"'{path}' cannot be read: {fault}.") from None
     except ValueError as unfit:
         raise CurationError(f"{unfit}.") from None
-    if path.suffix in _TEXT_SUFFIXES:
+    if name.suffix in _TEXT_SUFFIXES:
         return tuple(GivenProblem(place, {"room": level}) for place, level in _levels_in(text))
     if text.lstrip().startswith("["):
         return problems_of(_json_list(path, text), env_name)
     reader = _RowReader(env_name)
-    return tuple(
-        reader.problem(f"line {number}", _json_of(line))
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip()
-    )
+    lines = [(number, line) for number, line in enumerate(_LINE_END.split(text), 1) if line.strip()]
+    if lines and isinstance(_json_of(lines[0][1]), _UnreadableError):
+        whole = _json_of(text)
+        if not isinstance(whole, _UnreadableError):
+            # One row, whose object is written over several lines.
+            return (reader.problem("row 1", whole),)
+    return tuple(reader.problem(f"line {number}", _json_of(line)) for number, line in lines)
 
 
 def problems_of(rows: Iterable[Any], env_name: str) -> tuple[GivenProblem, ...]:
@@ -78,7 +90,7 @@ def problems_of(rows: Iterable[Any], env_name: str) -> tuple[GivenProblem, ...]:
     Raises:
         CurationError: They are no rows.
     """
-    if isinstance(rows, Mapping):
+    if isinstance(rows, Mapping | str | bytes) or not hasattr(rows, "__iter__"):
         # datasets.DatasetDict, or one row in place of many.
         raise CurationError("Problems are rows, one after the other: choose a split, or write a list.")
     reader = _RowReader(env_name)
@@ -150,6 +162,8 @@ class _RowReader:
             return GivenProblem(place, self._kwargs_of(row))
         except _UnreadableError as unreadable:
             return GivenProblem(place, None, str(unreadable))
+        except (AttributeError, TypeError, ValueError) as unfit:
+            return GivenProblem(place, None, f"a value of it has a type that belongs elsewhere ({unfit})")
 
     def _kwargs_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         if "env_kwargs" in row:
@@ -180,16 +194,21 @@ def _countdown(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _whole(values: Any) -> list[int]:
-    """Read whole numbers, which Arrow and JSON may have made floats, and text files text."""
+    """Read whole numbers, which Arrow and JSON may have made floats, NumPy arrays, and text files text."""
+    values = _lists(values)
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise _UnreadableError(f"its numbers are no list, but {values!r:.80}")
     found = []
-    for value in values:
+    for given in values:
+        value = given
+        if isinstance(given, str):
+            written = _WHOLE_NUMBER.fullmatch(given)
+            value = "" if written is None else written[1]
         try:
             number = int(value)
         except (TypeError, ValueError, OverflowError):
-            raise _UnreadableError(f"{value!r:.80} is no whole number") from None
-        if isinstance(value, bool) or (isinstance(value, float) and number != value):
+            raise _UnreadableError(f"{given!r:.80} is no whole number") from None
+        if isinstance(value, bool) or (not isinstance(value, str) and number != value):
             raise _UnreadableError(f"{value!r} is no whole number")
         found.append(number)
     return found
@@ -221,8 +240,8 @@ def _room_setup(setup: Mapping[str, Any]) -> dict[str, Any]:
         # Keys of other rows hold nothing here.
         mapping = {key: place for key, place in mapping.items() if place is not None} or None
     return {
-        "room_fixed": setup.get("room_fixed"),
-        "room_state": setup.get("room_state"),
+        "room_fixed": _lists(setup.get("room_fixed")),
+        "room_state": _lists(setup.get("room_state")),
         "box_mapping": mapping,
     }
 
@@ -261,8 +280,15 @@ def _ground_truth(row: Mapping[str, Any]) -> Any:
     return model.get("ground_truth") if isinstance(model, Mapping) else None
 
 
+def _lists(value: Any) -> Any:
+    """Return NumPy's arrays as lists, also within each other, as pandas gives nested rows."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _object(value: Any, name: str) -> dict[str, Any]:
-    if isinstance(value, str):
+    if isinstance(value, str | bytes):
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
