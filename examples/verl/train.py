@@ -29,7 +29,9 @@ from typing import Any
 import httpx
 import orjson
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -65,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = options.start or folder
     overrides = overrides_of(options, folder, start)
     # Also the check of all overrides, before anything is made.
-    config = composed(overrides)
+    try:
+        config = composed(overrides)
+    except (HydraException, OmegaConfBaseException) as wrong:
+        parser.error(" ".join(str(wrong).split()))
     fault = fault_of(options, folder, config)
     if fault is not None:
         parser.error(fault)

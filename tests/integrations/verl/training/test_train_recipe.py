@@ -1,4 +1,4 @@
-"""How many environments a training left open, asked of a cluster of which a part may just be starting."""
+"""What the recipe says of its arguments, and how many environments a training left open, asked of a cluster that may be starting."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
@@ -56,3 +57,25 @@ def test_it_asks_again_until_a_cluster_answers_and_the_environments_are_closed(
     recipe: ModuleType, url: str
 ) -> None:
     assert recipe.open_environments(url) == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("warm_start.threads=1", "To append to your config use +warm_start.threads=1"),
+        ("trainer.total_training_step=2", "total_training_step"),
+        ("warm_start", "warm_start"),
+        ("curation.noise=[0.1", "at input '[0.1'"),
+        ("device=tpu", "Could not find 'device/tpu'"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_told_in_a_sentence(
+    recipe: ModuleType, override: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        recipe.main(["frozen_lake", "--out", str(tmp_path / "out"), override])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
