@@ -1,6 +1,6 @@
 """Finds what holds up the event loop: while one callback runs, nobody else's call goes on.
 
-A task on the loop notes every few hundredths of a second that the loop has come round. A thread looks whether it did and,
+A timer of the loop notes every few hundredths of a second that the loop has come round. A thread looks whether it did and,
 if it has not for too long, at what the loop is doing: only so a callback that never returns is found, and the name of any.
 """
 
@@ -57,12 +57,18 @@ class LoopWatch:
         threading.Thread(
             target=self._watch, args=(loop_thread, stopped), name="loop-watch", daemon=True
         ).start()
+        loop = asyncio.get_running_loop()
+        # Without a task, which would cost an idle worker more.
+        self._timer = loop.call_later(_LOOK_S, self._look, loop)
         try:
-            while True:
-                await asyncio.sleep(_LOOK_S)
-                self._come_round()
+            await loop.create_future()
         finally:
+            self._timer.cancel()
             stopped.set()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._come_round()
+        self._timer = loop.call_later(_LOOK_S, self._look, loop)
 
     def _come_round(self) -> None:
         computed_s = time.thread_time()
