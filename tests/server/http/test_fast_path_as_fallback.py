@@ -228,7 +228,7 @@ REQUESTS = {
     ),
     "a version that is none": (REFUSED, http_request("GET", on("lake", ""), version="9.9")),
     "an upgrade": (SLOW, get(on("lake", ""), "Connection: Upgrade", "Upgrade: websocket")),
-    "an upgrade to HTTP/2": (SLOW, get(on("lake", ""), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")),
+    "an upgrade to HTTP/2": (FAST, get(on("lake", ""), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")),
     "half an upgrade": (FAST, get(on("lake", ""), "Connection: Upgrade")),
     "headers in capitals": (FAST, http_request("POST", on("lake"), b"{", "CONTENT-LENGTH: 1", "X-REQUEST-ID: a")),
     "a header without a name": (REFUSED, get(on("lake", ""), ": x")),

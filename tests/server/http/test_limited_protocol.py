@@ -373,3 +373,39 @@ def test_a_slow_reader_gets_all_of_its_answer(serve: Callable[..., Served]) -> N
             time.sleep(0.02)
     assert received > 20_000_000
     assert served.app.dispatcher.connections.closed["slow_reader"] == 0
+
+
+# --- upgrades -------------------------------------------------------------------------------------------------
+
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEA")
+"""What curl's --http2 and the client of Java ask for with every request."""
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 1 << 20], ids=["bytes", "whole"])
+def test_a_request_that_asks_for_another_protocol_keeps_its_body(narrow: Served, piece_bytes: int) -> None:
+    body = b'{"env_name":"frozen_lake","seed":7}'
+    path = "/api/environment/initialize"
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    requests = [
+        post(path, body, *UPGRADE),
+        post(path, body),
+        http_request("POST", path, chunk, *UPGRADE, CHUNKED),
+        http_request("GET", "/healthz", b"", *UPGRADE),
+    ]
+    data = b"".join(requests)
+    wire = Wire(narrow.port)
+    with sending(wire, [data[at : at + piece_bytes] for at in range(0, len(data), piece_bytes)]):
+        answers = [wire.answer() for _ in requests]
+    assert [status for status, _, _ in answers] == [200] * 4
+    assert [orjson.loads(made)["info"]["seed"] for _, _, made in answers[:3]] == [7, 7, 7]
+
+
+def test_many_upgrades_in_one_piece_are_answered(narrow: Served) -> None:
+    wire = Wire(narrow.port)
+    with sending(wire, [http_request("GET", "/healthz", b"", *UPGRADE) * 2000]):
+        assert [wire.answer()[0] for _ in range(2000)] == [200] * 2000
+
+
+def test_a_head_is_limited_also_where_it_is_read_twice(narrow_wire: Wire) -> None:
+    narrow_wire.send(http_request("GET", "/healthz", b"", *UPGRADE, f"X-Header: {'x' * 30_000}"))
+    assert refused(narrow_wire) == (431, "headers_too_large")

@@ -98,7 +98,7 @@ class FastPathProtocol(LimitedProtocol):
     def on_headers_complete(self) -> None:
         self.end_head()
         self._head = self._find_fast_path()
-        if self._head is None:
+        if self._head is None and not self.leave_upgrade():
             self._fall_back()
 
     def on_body(self, body: bytes) -> None:
@@ -114,7 +114,8 @@ class FastPathProtocol(LimitedProtocol):
             self.clear_deadline()
         head, body, dispatcher = self._head, self._body, self._dispatcher
         if head is None or dispatcher is None:
-            super().on_message_complete()
+            if not self._plain_head:
+                super().on_message_complete()
             return
         self._head, self._body = None, b""
         if self._body_timer is not None:

@@ -6,11 +6,14 @@ A request that arrives in one piece costs a few comparisons: timers run only for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sys
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -90,6 +93,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_head_in_parts = False
         """Whether the head that is read now began in an earlier piece."""
         self._refusal: VerlAgentEnvError | None = None
+        self._plain_head = b""
+        """A head that asked to go on with another protocol, without that, until it is read again."""
+        self._end_of_head = 0
+        """Where in the last piece that head ended."""
         self._is_refused = False
         """Whether nothing is read from the client any more."""
 
@@ -117,6 +124,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self.is_fresh = True
         # By the class's name: ``super()`` makes an object.
         HttpToolsProtocol.data_received(self, data)
+        rest: bytes | memoryview = data
+        while self._plain_head:
+            rest = self._read_plainly(rest)
         if self.phase != IDLE:
             self.hand_over_body()
             self.note_partial()
@@ -194,6 +204,57 @@ class LimitedProtocol(HttpToolsProtocol):
             return super()._get_upgrade()
         finally:
             self.headers = headers
+
+    def leave_upgrade(self) -> bool:
+        """Decline to go on with another protocol than WebSockets, such as HTTP/2; within the parser's callbacks only.
+
+        A server may serve such a request as if it asked for nothing (RFC 9110, 7.8). Behind such a head, the parser reads no body:
+        the request is read again without it.
+
+        Returns:
+            Whether the head asks for that, so that the request must not be served yet.
+        """
+        parser = self.parser
+        if not parser.should_upgrade() or parser.get_method() == b"CONNECT":
+            return False
+        headers = [header for header in self.headers if header[0] != b"upgrade"]
+        if len(headers) == len(self.headers) or (b"upgrade", b"websocket") in [
+            (name, value.lower()) for name, value in self.headers
+        ]:
+            return False
+        first = b"%b %b HTTP/%b\r\n" % (parser.get_method(), self.url, parser.get_http_version().encode())
+        self._plain_head = b"%b%b\r\n" % (first, _lines(headers))
+        return True
+
+    def _should_upgrade(self) -> bool:
+        return not self._plain_head and super()._should_upgrade()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Note where the declined head ends."""
+        ended = sys.exc_info()[1]
+        if self._plain_head and isinstance(ended, httptools.HttpParserUpgrade):
+            self._end_of_head = ended.args[0]
+        else:
+            super()._unsupported_upgrade_warning()
+
+    def _read_plainly(self, piece: bytes | memoryview) -> memoryview:
+        """Read a request again without what it asked to go on with, then what follows it.
+
+        Args:
+            piece: What came in last, with the request.
+
+        Returns:
+            What of the piece follows its head.
+        """
+        head, rest = self._plain_head, memoryview(piece)[self._end_of_head :]
+        self._plain_head = b""
+        self.parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(AttributeError):
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        HttpToolsProtocol.data_received(self, head)
+        if rest and not self._is_refused:
+            HttpToolsProtocol.data_received(self, rest)  # type: ignore[arg-type]
+        return rest
 
     # --- heads and bodies -----------------------------------------------------------------------------------
 
