@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.messages.reading.timing import assert_linear
 from verl_agent_env.messages import Tool, parse_action
 
 TOOLS = {
@@ -84,7 +85,49 @@ def calls_of(text: object) -> list[Called]:
         (f" to=functions.search<|channel|>commentary<|constrain|>json<|message|>{INPUT}<|call|>", [CATS]),
         # Qwen-Agent.
         (f"✿FUNCTION✿: search\n✿ARGS✿: {INPUT}\n✿RESULT✿: nothing", [CATS]),
+        # Kimi and Mistral, without tokens, or without those between.
+        (f"functions.up:0{{}}functions.search:1{INPUT}", [UP, CATS]),
+        (f"functions.search:0 {INPUT}", [CATS]),
+        (f"[TOOL_CALLS]up{{}}search{INPUT}", [UP, CATS]),
+        # Functionary.
+        (f">>>search\n{INPUT}", [CATS]),
+        (">>>all\nI go up.\n>>>up\n{}", [UP]),
+        ("all\nI go up.\n>>>up\n{}", [UP]),
+        (f"up\n{{}}\n>>>search\n{INPUT}", [UP, CATS]),
+        (f"<|from|>assistant\n<|recipient|>search\n<|content|>{INPUT}<|stop|>", [CATS]),
+        (" all\n<|content|>Up.\n<|from|>assistant\n<|recipient|>up\n<|content|>{}<|stop|>", [UP]),
+        # Hunyuan, LongCat, Solar, Apertus.
+        (f"<tool_call>search<tool_sep>\n```json\n{INPUT}\n```\n</tool_call>", [CATS]),
+        (
+            "<tool_calls><tool_call>search<tool_sep>\n<arg_key>query</arg_key><arg_value>cats</arg_value>"
+            "<arg_key>top_k</arg_key><arg_value>3</arg_value></tool_call></tool_calls>",
+            [CATS],
+        ),
+        (
+            "<longcat_tool_call>search\n<longcat_arg_key>query</longcat_arg_key><longcat_arg_value>cats</longcat_arg_value>"
+            "<longcat_arg_key>top_k</longcat_arg_key><longcat_arg_value>3</longcat_arg_value></longcat_tool_call>",
+            [CATS],
+        ),
+        (
+            f"<|tool_call:begin|>1<|tool_call:name|>search<|tool_call:args|>{INPUT}<|tool_call:end|>"
+            "<|tool_call:begin|>2<|tool_call:name|>up<|tool_call:args|>{}<|tool_call:end|>",
+            [CATS, UP],
+        ),
+        (f'<|tools_prefix|>[{{"search": {INPUT}}}, {{"up": {{}}}}]<|tools_suffix|>', [CATS, UP]),
+        # Elements.
+        (f"<tool_call>\n<name>search</name>\n<arguments>{INPUT}</arguments>\n</tool_call>", [CATS]),
+        (
+            "<tool_use><name>search</name><arguments><query>cats</query><top_k>3</top_k></arguments></tool_use>",
+            [CATS],
+        ),
+        ("<tool_call><tool_name>up</tool_name></tool_call>", [UP]),
+        # A tag within a value.
+        (
+            "<tool_call><function=search><parameter=query>the <parameter=x> tag</parameter></function></tool_call>",
+            [("search", {"query": "the <parameter=x> tag"})],
+        ),
         # Fences.
+        ("Thought: Hm.\nCode:\n```py\nup()\n```<end_code>", [UP]),
         ('~~~json\n{"name": "up", "arguments": {}}\n~~~', [UP]),
         ('```json {"name": "up", "arguments": {}} ```', [UP]),
         ('Here: ```json\n{"name": "up", "arguments": {}}\n```', [UP]),
@@ -233,3 +276,75 @@ def test_a_draft_that_is_cut_off_by_the_end_of_a_thought_is_thought(draft: str) 
         expected = calls_of(call)
         assert calls_of(f"Maybe {draft}</think>{call}") == expected
         assert calls_of(f"<think>Maybe {draft}</think>{call}") == expected
+
+
+NESTED = Tool(
+    "set",
+    "",
+    {
+        "type": "object",
+        "properties": {"options": {"type": "object"}, "tags": {"type": "array"}, "flag": {"type": "boolean"}},
+    },
+)
+
+
+@pytest.mark.parametrize("quote", ["<escape>", '<|"|>'])
+def test_values_within_values_of_gemma_are_read(quote: str) -> None:
+    written = 'call:set{options:{a:1,b:Qit\'s "x"Q},tags:[Qp, qQ,2],flag:true}'.replace("Q", quote)
+    text = (
+        f"<start_function_call>{written}<end_function_call>"
+        if quote == "<escape>"
+        else f"<|tool_call>{written}<tool_call|>"
+    )
+    [call] = parse_action(text, {"set": NESTED}).calls
+    assert call.arguments == {"options": {"a": 1, "b": 'it\'s "x"'}, "tags": ["p, q", 2], "flag": True}
+    [cut] = parse_action(text[: text.index(",flag")], {"set": NESTED}).calls
+    assert cut.fault is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call><name>search</name><arguments>{"query": "ca',
+        "<tool_call><name>search</name><arguments><query>cats</query>",
+        "<|tool_call:begin|>1<|tool_call:name|>search<|tool_call:args|>{",
+        '<|tools_prefix|>[{"search": {"query": "cats"}',
+        'functions.search:0{"query": "ca',
+        "functions.up:0{} and then",
+        '>>>search\n{"query": "ca',
+        '[TOOL_CALLS]search{"query": "ca',
+    ],
+)
+def test_a_call_that_is_cut_off_is_told(text: str) -> None:
+    assert parse_action(text, TOOLS).calls[-1].fault is not None
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *(
+            ">>>up\n{",
+            ">>>all\n",
+            "<|recipient|>up\n{",
+            "<|tool_call:begin|>1<|tool_call:name|>up<|tool_call:args|>{",
+        ),
+        *(
+            "<|tools_prefix|>[{",
+            "<tool_call><name>up</name>",
+            "<arguments>",
+            "up{}",
+            "up:0{",
+            "[TOOL_CALLS]up{}up{",
+        ),
+        *(
+            "<longcat_arg_key>",
+            "<tool_sep>",
+            "\n<tool_result>",
+            "</action><observation>",
+            "<start_function_call>call:up{a:{<escape>",
+        ),
+    ],
+)
+def test_time_is_linear(piece: str) -> None:
+    assert_linear(lambda text: parse_action(text, TOOLS), piece)
+    assert_linear(lambda text: parse_action(f"<tool_call>{text}", TOOLS), piece)

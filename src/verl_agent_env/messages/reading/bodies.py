@@ -6,6 +6,7 @@ malformed has no name, or has unreadable text as its arguments.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -24,10 +25,12 @@ from verl_agent_env.messages.reading.literals import (
     ASSIGNED,
     MalformedError,
     PythonCall,
+    read_value,
     scan_call,
+    scan_value,
     skip_blanks,
 )
-from verl_agent_env.messages.reading.tagged_calls import function_calls, invoke_calls
+from verl_agent_env.messages.reading.tagged_calls import element_call, function_calls, invoke_calls
 
 
 class Body(NamedTuple):
@@ -40,12 +43,18 @@ class Body(NamedTuple):
 
 BodyReader: TypeAlias = Callable[[Body, Tools], "list[WrittenCall] | None"]
 
-_KEY_TOKEN = re.compile(r"<(/?)arg_(key|value)>")
+_KEY_TOKEN = re.compile(r"<(/?)(?:longcat_)?arg_(key|value)>")
 _IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*+")
 # Only shows the result of a call.
 _PRINTED = re.compile(r"print\([^\W\d][\w.]*+\)")
-_SEPARATOR = re.compile(r"<[｜|]tool[▁_]sep[｜|]>")
+_SEPARATOR = re.compile(r"<[｜|]tool[▁_]sep[｜|]>|<tool_sep>")
 _HARMONY_CALL = re.compile(r"to=([^\s<{]++)(?:[^{]{0,80}?<\|message\|>|\s*+(?:json|code)?\s*+(?=\{))")
+# Solar's <|tool_call:name|> and <|tool_call:args|>, Functionary's recipients.
+_SOLAR_CALL = re.compile(r"[^<]{0,80}+<\|tool_call:name\|>([^<]*+)<\|tool_call:args\|>")
+_RECIPIENT_CALL = re.compile(r"\s*+([^\W\d][\w.\-]*+)[ \t]*+\n(?:<\|content\|>)?")
+# Mistral's calls without marks between them.
+_NEXT_CALL = re.compile(r"\s*+([^\W\d][\w.\-]*+)\s*+(?=\{)")
+_GEMMA_QUOTED = re.compile(r"<(?P<mark>\|\"\||escape)>(?P<text>.*?)<(?P=mark)>", re.DOTALL)
 _GEMMA_CALL = re.compile(r"\s*+call:([\w.\-]++)\s*+\{")
 _GEMMA_ITEM = re.compile(
     r"\s*+([\w.\-]++)\s*+:\s*+(?:<(?P<mark>\|\"\||escape)>(?P<text>.*?)<(?P=mark)>|(?P<bare>[^,{}\[\]<]*+))\s*+,?+",
@@ -79,9 +88,11 @@ def key_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
     """Read ``f<arg_key>x</arg_key><arg_value>1</arg_value>`` with bare texts as values; a name alone is a call without
     arguments."""
     text = body.text.strip()
-    head = text.partition("<arg_key>")[0].strip()
+    first = _KEY_TOKEN.search(text)
+    end_of_head = len(text) if first is None else first.start()
+    head = text[:end_of_head].strip().removesuffix("<tool_sep>").rstrip()
     if _IDENTIFIER.fullmatch(head) is None:
-        return [WrittenCall(None, text)] if "<arg_key>" in text else None
+        return None if first is None else [WrittenCall(None, text)]
     name = clean_name(head, tools)
     if head == text and not body.closed and name not in tools:
         # A word behind a mark that is only mentioned.
@@ -89,7 +100,7 @@ def key_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
     values: dict[str, str] = {}
     key: str | None = None
     opened: re.Match[str] | None = None
-    for token in _KEY_TOKEN.finditer(text, len(head)):
+    for token in _KEY_TOKEN.finditer(text, end_of_head):
         closes, kind = bool(token[1]), token[2]
         if opened is None:
             if closes or (kind == "key") != (key is None):
@@ -117,7 +128,8 @@ def python_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
 
 
 def separated_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
-    """Read DeepSeek's ``function<｜tool▁sep｜>f`` and JSON in a fence (V3), or ``f<｜tool▁sep｜>`` and JSON (V3.1)."""
+    """Read DeepSeek's ``function<｜tool▁sep｜>f`` and JSON in a fence (V3), or ``f<｜tool▁sep｜>`` and JSON (V3.1), and
+    Hunyuan's ``f<tool_sep>``."""
     separator = _SEPARATOR.search(body.text)
     if separator is None:
         return None
@@ -139,8 +151,8 @@ def kimi_body(body: Body, _: Tools) -> list[WrittenCall] | None:
     return [WrittenCall(name if colon and number.isdigit() else head, rest)]
 
 
-def mistral_body(body: Body, _: Tools) -> list[WrittenCall] | None:
-    """Read Mistral's ``f[ARGS]{…}``, or ``f{…}``; words may follow."""
+def mistral_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """Read Mistral's ``f[ARGS]{…}``, or ``f{…}g{…}`` of known tools; words may follow."""
     head, mark, rest = body.text.partition("[ARGS]")
     if not mark:
         head, mark, rest = body.text.partition("{")
@@ -148,13 +160,57 @@ def mistral_body(body: Body, _: Tools) -> list[WrittenCall] | None:
     name = head.partition("[CALL_ID]")[0].strip()
     if _IDENTIFIER.fullmatch(name) is None:
         return None
-    return [WrittenCall(name, first_value(rest))]
+    try:
+        value, end = scan_value(rest, 0)
+    except MalformedError:
+        return [WrittenCall(name, rest)]
+    calls = [WrittenCall(name, value)]
+    while len(calls) < MAX_CALLS:
+        following = _NEXT_CALL.match(rest, end)
+        if following is None or clean_name(following[1], tools) not in tools:
+            break
+        try:
+            value, end = scan_value(rest, following.end())
+        except MalformedError:
+            return [*calls, WrittenCall(following[1], rest[following.end() :])]
+        calls.append(WrittenCall(following[1], value))
+    return calls
 
 
 def harmony_body(body: Body, _: Tools) -> list[WrittenCall] | None:
     """Read Harmony's ``to=functions.f <|constrain|>json<|message|>{…}``."""
     message = _HARMONY_CALL.match(body.text)
     return None if message is None else [WrittenCall(message[1], first_value(body.text[message.end() :]))]
+
+
+def recipient_body(body: Body, _: Tools) -> list[WrittenCall] | None:
+    """Read Functionary's name of a tool and, on the next line, JSON; ``None`` for what is said to all."""
+    head = _RECIPIENT_CALL.match(body.text)
+    return (
+        None
+        if head is None or head[1] == "all"
+        else [WrittenCall(head[1], first_value(body.text[head.end() :]))]
+    )
+
+
+def solar_body(body: Body, _: Tools) -> list[WrittenCall] | None:
+    """Read Solar's ``1<|tool_call:name|>f<|tool_call:args|>{…}``."""
+    head = _SOLAR_CALL.match(body.text)
+    return None if head is None else [WrittenCall(head[1], body.text[head.end() :])]
+
+
+def keyed_json_body(body: Body, _: Tools) -> list[WrittenCall] | None:
+    """Read Apertus' ``[{"f": {…}}, {"g": {…}}]``."""
+    calls = first_value(body.text.strip())
+    if not isinstance(calls, list) or not all(isinstance(call, dict) and len(call) == 1 for call in calls):
+        return None
+    return [WrittenCall(*item) for call in calls[:MAX_CALLS] for item in call.items()]
+
+
+def element_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
+    """Read ``<name>f</name><arguments>{…}</arguments>``, or with an element for each argument."""
+    call = element_call(body.text, tools)
+    return None if call is None else [call]
 
 
 def flower_body(body: Body, _: Tools) -> list[WrittenCall] | None:
@@ -180,7 +236,12 @@ def gemma_body(body: Body, tools: Tools) -> list[WrittenCall] | None:
             bare[item[1]] = item["bare"].strip()
         position = item.end()
     if text[position:].strip() != "}":
-        return [WrittenCall(name, text)]
+        # Values within values.
+        quoted_as_json = _GEMMA_QUOTED.sub(lambda value: json.dumps(value["text"]), text[call.end() - 1 :])
+        try:
+            return [WrittenCall(name, read_value(quoted_as_json))]
+        except MalformedError:
+            return [WrittenCall(name, text)]
     return [WrittenCall(name, {**read_texts(bare, tools.get(name)), **quoted})]
 
 

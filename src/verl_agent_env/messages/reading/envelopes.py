@@ -20,6 +20,7 @@ from verl_agent_env.messages.reading.arguments import (
 from verl_agent_env.messages.reading.bodies import (
     Body,
     BodyReader,
+    element_body,
     flower_body,
     function_body,
     gemma_body,
@@ -28,10 +29,13 @@ from verl_agent_env.messages.reading.bodies import (
     json_body,
     json_function_body,
     key_body,
+    keyed_json_body,
     kimi_body,
     mistral_body,
     python_body,
+    recipient_body,
     separated_body,
+    solar_body,
 )
 from verl_agent_env.messages.reading.tagged_calls import PREFIX
 from verl_agent_env.messages.reading.thoughts import is_mention
@@ -169,7 +173,7 @@ ENVELOPES: tuple[Envelope, ...] = (
     _between(
         *("<tool_call>", "</tool_call>"),
         *(("hermes", json_body), ("qwen3_coder", function_body), ("minimax", invoke_body), ("glm", key_body)),
-        ("pythonic", python_body),
+        *(("pythonic", python_body), ("other_tags", separated_body), ("other_tags", element_body)),
     ),
     _between("<tools>", "</tools>", ("qwen2_5_coder", json_body)),
     _between("<seed:tool_call>", "</seed:tool_call>", ("seed", function_body)),
@@ -232,7 +236,24 @@ ENVELOPES: tuple[Envelope, ...] = (
     ),
     _between("<TOOLCALL>", "</TOOLCALL>", ("other_tags", json_body)),
     _between("<|tool_call|>", "<|/tool_call|>", ("other_tags", json_body)),
-    _between("<longcat_tool_call>", "</longcat_tool_call>", ("other_tags", json_body)),
+    _between(
+        "<longcat_tool_call>", "</longcat_tool_call>", ("other_tags", json_body), ("other_tags", key_body)
+    ),
+    _between("<|tools_prefix|>", "<|tools_suffix|>", ("other_tags", keyed_json_body)),
+    _between("<|tool_call:begin|>", "<|tool_call:end|>", ("other_tags", solar_body)),
+    Envelope(
+        "<|recipient|>",
+        re.compile(r"<\|recipient\|>"),
+        re.compile(r"<\|from\|>|<\|stop\|>"),
+        (("other_tags", recipient_body),),
+    ),
+    Envelope(
+        ">>>",
+        # Of the first one the prompt writes the mark.
+        re.compile(r"(?:^>>>|\A)(?=all\n|[^\W\d][\w.\-]*+[ \t]*+\n\s*+\{)", re.MULTILINE),
+        None,
+        (("other_tags", recipient_body),),
+    ),
     _between("<|START_ACTION|>", "<|END_ACTION|>", ("other_tags", json_body)),
     _between("<|action_start|><|plugin|>", "<|action_end|>", ("other_tags", json_body)),
     _between("<function_call>", "</function_call>", ("other_tags", json_body)),
@@ -258,7 +279,7 @@ LOOSE_TAGS = Envelope(
     re.compile(rf"<[|｜]?/{_LOOSE_NAME}{_LOOSE_REST}|<{_LOOSE_NAME}[_-]end{_LOOSE_REST}", re.IGNORECASE),
     (
         *(("hermes", json_body), ("qwen3_coder", function_body), ("anthropic_xml", invoke_body)),
-        *(("glm", key_body), ("pythonic", python_body)),
+        *(("glm", key_body), ("pythonic", python_body), ("other_tags", element_body)),
     ),
 )
 """Envelope of the tags of several models in another spelling, searched behind all others."""

@@ -160,7 +160,8 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         "other_tags",
-        "Nemotron, Granite, Phi, Command, LongCat, InternLM, Qwen-Agent: JSON in tags of their own",
+        "Nemotron, Granite, Phi, Command, LongCat, InternLM, Apertus, Solar, Hunyuan, Functionary, Qwen-Agent: JSON in tags of "
+        "their own",
         ('<TOOLCALL>[{"name": "go", "arguments": {"to": "up"}}]</TOOLCALL>',),
     ),
     Format("tool_code", "Gemma 3 and Gemini", ('```tool_code\ngo(to="up")\n```',)),

@@ -34,6 +34,8 @@ _IS_TEXT = re.compile(r"\bstring\s*+=\s*+[\"']?(true|false)")
 _JSON_IN_TAG = re.compile(r"<function=([\w.\-]++)\s*+(?=\{)")
 _OLD_INVOKE = re.compile(r"<invoke>\s*+<tool_name>([^<]*+)</tool_name>")
 _OLD_PARAMETER = re.compile(r"<(?P<name>[A-Za-z_][\w.-]*+)>(?P<value>[^<]*+)</(?P=name)>")
+_ELEMENT_NAME = re.compile(r"<(?P<tag>(?:tool_|function_)?name)>(?P<name>[^<]*+)</(?P=tag)>")
+_ELEMENT_ARGUMENTS = re.compile(r"<(arguments|parameters|params|args|input)>")
 _NOT_WHOLE = "…"
 """Placeholder of arguments that are cut off."""
 
@@ -63,6 +65,23 @@ def invoke_calls(text: str, tools: Tools, *, closed: bool) -> list[WrittenCall] 
     return calls or ([WrittenCall(None, text)] if "invoke" in text and "<" in text else None)
 
 
+def element_call(text: str, tools: Tools) -> WrittenCall | None:
+    """Read ``<name>f</name><arguments>{…}</arguments>``, whose arguments are JSON, or elements; ``None`` if there is no name."""
+    named = _ELEMENT_NAME.search(text)
+    if named is None:
+        return None
+    name = clean_name(named["name"], tools)
+    opening = _ELEMENT_ARGUMENTS.search(text, named.end())
+    if opening is None:
+        return WrittenCall(name, None)
+    end = text.rfind(f"</{opening[1]}>", opening.end())
+    inside = text[opening.end() : end if end != -1 else len(text)].strip()
+    if not inside.startswith("<"):
+        return WrittenCall(name, inside)
+    texts = {part["name"]: part["value"] for part in _OLD_PARAMETER.finditer(inside)}
+    return WrittenCall(name, read_texts(texts, tools.get(name)) if end != -1 else _NOT_WHOLE)
+
+
 class _Calls:
     """Collector of the parts of calls."""
 
@@ -85,7 +104,7 @@ class _Calls:
                 self._call = token
             elif token.kind == "end_of_call":
                 self._end_call(token.start)
-            else:
+            elif not self._is_text(token):
                 self._end_value(token.start)
                 self._value = token if token.kind == "value" else None
         if self._value is not None and self._call is not None and not closed:
@@ -93,6 +112,16 @@ class _Calls:
             return [*self._found, WrittenCall(name, _NOT_WHOLE)]
         self._end_call(len(self._text))
         return self._found
+
+    def _is_text(self, token: _Token) -> bool:
+        """Return true if a tag of a value that the tool does not have stands in one that it has."""
+        if token.kind != "value" or self._value is None or self._call is None:
+            return False
+        tool = self._tools.get(clean_name(self._call.name, self._tools))
+        properties = None if tool is None else tool.parameters.get("properties")
+        return (
+            isinstance(properties, dict) and self._value.name in properties and token.name not in properties
+        )
 
     def _end_value(self, end: int) -> None:
         value = self._value

@@ -62,7 +62,7 @@ _TURN_ENDS = (
         "<|endofprompt|>",
         "<|endofassistant|>",
     ),
-    *("<|end_of_solution|>", "<|END_RESPONSE|>", "<|END_TEXT|>", "[END FINAL RESPONSE]"),
+    *("<|end_of_solution|>", "<|END_RESPONSE|>", "<|END_TEXT|>", "[END FINAL RESPONSE]", "<end_code>"),
 )
 _TURN_END = re.compile(
     "|".join(map(re.escape, _TURN_ENDS))

@@ -21,7 +21,7 @@ from verl_agent_env.messages.reading.arguments import (
 )
 from verl_agent_env.messages.reading.bodies import python_calls
 from verl_agent_env.messages.reading.envelopes import Found
-from verl_agent_env.messages.reading.literals import MalformedError, read_value
+from verl_agent_env.messages.reading.literals import MalformedError, read_value, scan_value, skip_blanks
 from verl_agent_env.messages.reading.marks import Marked, find_boxed, find_tagged, unwrap
 
 MOVE_SEPARATOR = "||"
@@ -47,7 +47,7 @@ _LINE_OF_JSON = re.compile(r"^[ \t]*+[{\[]", re.MULTILINE)
 _LINE_OF_PYTHON = re.compile(
     r"^[ \t]*+(?=\[?[ \t]*+(?:[^\W\d]\w*+[ \t]*+=[ \t]*+)?+[^\W\d][\w.]*+[ \t]*+\()", re.MULTILINE
 )
-_NAME_BEFORE_JSON = re.compile(r"([^\W\d][\w.\-]*+)[ \t]*+(?:\[ARGS\]\s*+)?+(?=\{)")
+_NAME_BEFORE_JSON = re.compile(r"\s*+([^\W\d][\w.\-]*+(?::\d{1,4})?+)[ \t]*+(?:\[ARGS\]\s*+)?+(?=\{)")
 _NAME_ABOVE_JSON = re.compile(r"([^\W\d][\w.\-]*+)[ \t]*+\n(?=\s*+\{)")
 _OPENED_JSON = re.compile(
     r'\s*+(?:\[\s*+)?+\{\s*+(?:"type"\s*+:\s*+"function"\s*+,\s*+)?+(?:"function"\s*+:\s*+\{\s*+)?+'
@@ -205,14 +205,24 @@ def read_name_above_json(text: str, tools: Tools) -> Found | None:
 
 
 def read_name_before_json(text: str, tools: Tools) -> Found | None:
-    """Read Mistral's form without its tokens: the name of a known tool, and JSON right behind it."""
-    head = _NAME_BEFORE_JSON.match(text)
-    if head is None or clean_name(head[1], tools) not in tools:
-        return None
-    try:
-        return Found("mistral", [WrittenCall(head[1], read_value(text[head.end() :]))], [], 0, len(text))
-    except MalformedError:
-        return Found("mistral", [WrittenCall(head[1], text[head.end() :])], [], 0, len(text))
+    """Read the form of Mistral and Kimi without its tokens: names of known tools, each with JSON right behind it."""
+    calls: list[WrittenCall] = []
+    begin = position = 0
+    while len(calls) < MAX_CALLS and position < len(text):
+        head = _NAME_BEFORE_JSON.match(text, position)
+        if head is None or clean_name(head[1], tools) not in tools:
+            if calls:
+                # Words behind a call: it is not whole.
+                calls[-1] = WrittenCall(calls[-1].name, text[begin:])
+            break
+        begin = head.end()
+        try:
+            value, position = scan_value(text, begin)
+            position = skip_blanks(text, position)
+        except MalformedError:
+            value, position = text[begin:], len(text)
+        calls.append(WrittenCall(head[1], value))
+    return Found("mistral", calls, [], 0, len(text)) if calls else None
 
 
 def read_bare(text: str, tools: Tools) -> Found:
