@@ -26,6 +26,7 @@ const KEYS = [
   ['u', 'Play: undo a step'],
   ['r', 'Play: restart'],
   ['Ctrl + Enter', 'Play: send the text'],
+  ['Shift + Enter', 'A field: begin a new line'],
   ['Enter', 'Episodes: read one'],
   ['x, c', 'Episodes: mark one of two, compare them'],
   ['d', 'Two episodes: the first difference'],

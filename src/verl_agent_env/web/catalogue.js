@@ -141,7 +141,7 @@ function Environment({ kind }) {
     <article class="detail">
       <header>
         <h1>
-          ${shortName(kind.name)} <code>${kind.name}</code>
+          ${shortName(kind.name)} ${shortName(kind.name) !== kind.name && html`<code>${kind.name}</code>`}
         </h1>
         <p>${kind.description}</p>
         <p class="dim">${kind.tags.join(' · ')}</p>

@@ -105,8 +105,20 @@ const withActions = (moves) => (moves.length ? { actions: moves.map(messageOf) }
 /** @param {Move[]} moves @param {any[]} [answers] @returns {Step[]} */
 const stepsOf = (moves, answers = []) => answers.map((answer, i) => ({ move: moves[i], ...answer }));
 
-/** @param {Episode} of */
-const draw = (of) => (of.hasDrawing ? call(`api/environment/${of.id}/render?mode=svg`) : Promise.resolve(''));
+/**
+ * Look at where an episode is: its board, and its tools, which may be others after each step.
+ *
+ * @param {Episode} of
+ * @returns {Promise<Episode>}
+ */
+async function seen(of) {
+  const path = `api/environment/${of.id}`;
+  const [{ tools_schema: tools }, svg] = await Promise.all([
+    call(`${path}/tools-schema-openai`),
+    of.hasDrawing ? call(`${path}/render?mode=svg`) : '',
+  ]);
+  return { ...of, tools, svg };
+}
 
 /**
  * Make an environment for a plan, and play its moves. One that does not repeat itself may act on the outside, for
@@ -126,16 +138,12 @@ async function makeEpisode({ name, args, seed, moves }) {
     ...(seed === null ? {} : { seed }),
     ...withActions(first),
   });
-  const path = `api/environment/${made.env_id}`;
-  const [{ tools_schema: tools }, { task_prompt: prompt }] = await Promise.all([
-    call(`${path}/tools-schema-openai`),
-    call(`${path}/task-prompt`),
-  ]);
+  const { task_prompt: prompt } = await call(`api/environment/${made.env_id}/task-prompt`);
   const begun = {
     id: made.env_id,
     name,
     args,
-    tools,
+    tools: [],
     prompt,
     seed: made.info.seed,
     first: made.observation,
@@ -156,8 +164,7 @@ async function playOn(begun, moves) {
     if (endingOf(steps)) break;
     steps.push(await take(begun.id, move, steps.length));
   }
-  const played = { ...begun, steps };
-  return { ...played, svg: await draw(played) };
+  return seen({ ...begun, steps });
 }
 
 /**
@@ -210,8 +217,7 @@ function actBy(choose) {
     show(
       await withLive(episode.value, async (live) => {
         const move = await choose(live);
-        const played = { ...live, steps: [...live.steps, await take(live.id, move, live.steps.length)] };
-        return { ...played, svg: await draw(played) };
+        return seen({ ...live, steps: [...live.steps, await take(live.id, move, live.steps.length)] });
       }),
     );
   });

@@ -98,14 +98,15 @@ const written = (value) => (value === undefined ? '' : value === null ? 'none' :
 const plain = (text) => text.replace(/``/g, '');
 
 /**
- * One argument: its name, a field, and what it means.
+ * One argument: its name, a field, and what it means. Enter takes what is written, and sends the form that it is in.
  *
- * @param {{id: string, name: string, schema: any, root: any, value: any, onChange: (value: any) => void}} props
+ * @param {{id: string, name: string, schema: any, root: any, value: any, required?: boolean,
+ *   onChange: (value: any) => void}} props
  */
-export function Field({ id, name, schema, root, value, onChange }) {
+export function Field({ id, name, schema, root, value, required, onChange }) {
   const [fault, setFault] = useState('');
   const shape = shapeOf(schema, root);
-  const described = { id, 'aria-describedby': `${id}-help`, 'aria-invalid': fault ? 'true' : null };
+  const described = { id, required, 'aria-describedby': `${id}-help`, 'aria-invalid': fault ? 'true' : null };
   /** @param {any} event */
   const take = (event) => {
     try {
@@ -114,6 +115,13 @@ export function Field({ id, name, schema, root, value, onChange }) {
     } catch (error) {
       setFault(/** @type {Error} */ (error).message);
     }
+  };
+  /** @param {any} event */
+  const enter = (event) => {
+    if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    take(event);
+    event.target.form?.requestSubmit();
   };
   /** @param {any} event */
   const choose = (event) => onChange(event.target.value === '' ? undefined : JSON.parse(event.target.value));
@@ -128,14 +136,23 @@ export function Field({ id, name, schema, root, value, onChange }) {
             <option value=${JSON.stringify(option)}>${written(option)}</option>
           `)}
       </select>
+    ` : shape.kind === 'string' || shape.kind === 'json' ? html`
+      <textarea
+        ...${described}
+        rows="1"
+        value=${text}
+        placeholder=${written(schema.default)}
+        spellcheck="false"
+        onChange=${take}
+        onKeyDown=${enter}
+      ></textarea>
     ` : html`
       <input
         ...${described}
         value=${text}
         placeholder=${written(schema.default)}
-        spellcheck="false"
         autocomplete="off"
-        inputmode=${shape.kind === 'integer' || shape.kind === 'number' ? 'decimal' : 'text'}
+        inputmode="decimal"
         onChange=${take}
       />
     `;

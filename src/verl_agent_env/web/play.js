@@ -15,7 +15,7 @@ import {
   trouble,
   undo,
 } from './episode.js';
-import { Field } from './form.js';
+import { Field, shapeOf } from './form.js';
 import { callText, counted, shortName, signed } from './format.js';
 import { addressOf, planIn } from './links.js';
 import { Content, CopyButton, Drawing, Empty, Failure, Loading, Reward, Text } from './parts.js';
@@ -32,6 +32,8 @@ const DIRECTED = /^(.*)_(left|up|down|right)$/;
 const READ_AFTER_MS = 150;
 /** Characters that are shown on each side of an action in a text. */
 const CONTEXT = 60;
+/** Lines that a text has at least which takes the task's place. */
+const MIN_STATE_LINES = 3;
 const ENDING_MARKS = { solved: 'mark ok', ended: 'mark', 'time limit': 'mark warn' };
 
 /** @param {Tool} tool */
@@ -84,9 +86,45 @@ function ToolButtons({ tools, isOver }) {
         .filter((tool) => !DIRECTED.test(tool.function.name))
         .map((tool) => button(tool, tool.function.name, tool.function.name))}
     </div>
-    ${tools.filter(takesArguments).map((tool) => html`
-      <${ToolForm} key=${tool.function.name} tool=${tool} isOver=${isOver} />
-    `)}
+    ${tools.filter(takesArguments).map((tool) => {
+      const part = choiceOf(tool) ? ToolChoice : ToolForm;
+      return html`<${part} key=${tool.function.name} tool=${tool} isOver=${isOver} />`;
+    })}
+  `;
+}
+
+/**
+ * The only argument of a tool, where it is one of some values, as the legal moves of a game are.
+ *
+ * @param {Tool} tool
+ * @returns {{name: string, options: any[]} | null}
+ */
+function choiceOf({ function: { parameters } }) {
+  const [[name, schema], ...others] = Object.entries(parameters.properties);
+  const { kind, options } = shapeOf(schema, parameters);
+  return others.length || kind !== 'choice' || !parameters.required?.includes(name) ? null : { name, options };
+}
+
+/** A button for each value of a tool's only argument. @param {{tool: Tool, isOver: boolean}} props */
+function ToolChoice({ tool, isOver }) {
+  const { name, description } = tool.function;
+  const { name: key, options } = /** @type {{name: string, options: any[]}} */ (choiceOf(tool));
+  return html`
+    <div class="toolform" role="group" aria-label=${name}>
+      <p class="dim">${description}</p>
+      <div class="row">
+        ${options.map((option) => html`
+          <button
+            class="tool"
+            key=${option}
+            disabled=${isOver}
+            onClick=${() => act({ tool: name, args: { [key]: option } })}
+          >
+            ${typeof option === 'string' ? option : JSON.stringify(option)}
+          </button>
+        `)}
+      </div>
+    </div>
   `;
 }
 
@@ -113,7 +151,7 @@ function ToolForm({
     latest.current = {};
     setArgs({});
     setNumber(number + 1);
-    requestAnimationFrame(() => form.current?.querySelector('input')?.focus());
+    requestAnimationFrame(() => form.current?.querySelector('input, textarea, select')?.focus());
   };
   /** @param {string} key */
   const change = (key) => (/** @type {any} */ value) => {
@@ -133,6 +171,7 @@ function ToolForm({
             schema=${schema}
             root=${parameters}
             value=${args[key]}
+            required=${parameters.required?.includes(key)}
             onChange=${change(key)}
           />
         `)}
@@ -254,6 +293,37 @@ function withoutPrompt({ first, prompt }) {
   const [message, ...others] = first;
   const hasPrompt = prompt && typeof message?.content === 'string' && message.content.startsWith(prompt);
   return hasPrompt ? [{ ...message, content: message.content.slice(prompt.length).trim() }, ...others] : first;
+}
+
+/** @param {any[]} messages */
+const linesIn = (messages) =>
+  messages
+    .map(({ content }) => String(content))
+    .join('\n')
+    .split('\n').length;
+
+/** @param {any[]} messages */
+const havePicture = (messages) =>
+  messages.some(({ content }) => Array.isArray(content) && content.some((part) => part.image_url));
+
+/** What stands in place of a board: the task, or what is seen now, if that is as long. @param {{of: Episode}} props */
+function Seen({ of }) {
+  const first = withoutPrompt(of);
+  const latest = of.steps.at(-1)?.observation ?? first;
+  const isState =
+    latest !== first &&
+    (havePicture(latest) || linesIn(latest) >= Math.max(MIN_STATE_LINES, linesIn(first) / 2));
+  return html`
+    <div class="quote current">
+      <${Messages} messages=${isState ? latest : first} foldBoards=${false} />
+    </div>
+    ${isState && html`
+      <details class="fold beginning">
+        <summary>Beginning</summary>
+        <${Messages} messages=${first} foldBoards=${false} />
+      </details>
+    `}
+  `;
 }
 
 /** @param {{messages: any[], foldBoards: boolean}} props */
@@ -474,9 +544,7 @@ export function Play() {
         ${of.svg ? html`
           <${Drawing} svg=${of.svg} label=${`Board after ${counted(of.steps.length, 'step')}`} />
         ` : html`
-          <div class="quote current">
-            <${Messages} messages=${withoutPrompt(of)} foldBoards=${false} />
-          </div>
+          <${Seen} of=${of} />
         `}
         <${ToolButtons} tools=${of.tools} isOver=${isOver} />
         <${AutoPlay} steps=${of.steps.length} isOver=${isOver} />

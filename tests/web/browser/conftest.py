@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.children import ROOT
 from tests.cluster.nginx_process import NginxProcess, write_configuration
 from tests.conftest import ServerProcess
 from tests.ports import free_port
@@ -67,6 +68,20 @@ def chromium() -> Iterator[Any]:
 def server() -> Iterator[ServerProcess]:
     """A server as it is installed, without the environments of other tests."""
     process = ServerProcess(["--keep-trajectories", "memory"], {})
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def odd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with an environment whose tools are others after each step."""
+    site = tmp_path_factory.mktemp("site")
+    info = site / "odd_envs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-envs\nVersion: 1.0\n")
+    entry = "odd/narrowing-v0 = tests.web.browser.narrowing_env:NarrowingEnv"
+    (info / "entry_points.txt").write_text(f"[verl_agent_env.envs]\n{entry}\n")
+    process = ServerProcess(["--keep-trajectories", "memory"], {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"})
     yield process
     process.stop()
 

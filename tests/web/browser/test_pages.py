@@ -361,6 +361,49 @@ def test_no_action_is_sent_behind_the_last_one_or_behind_one_that_failed(
     expect(page.locator(".turn")).to_have_count(2)
 
 
+@pytest.mark.parametrize("width", ["wide", "phone"])
+def test_a_game_is_played_by_the_moves_that_are_legal_now_beside_its_latest_board(
+    open_tab: Open, odd_server: ServerProcess, width: str
+) -> None:
+    visit = open_tab(f"{odd_server.url}/", width)
+    page = visit.page
+    visit.goto("play/odd/narrowing-v0?seed=1")
+    board = page.locator(".stage .quote.current")
+    moves = page.get_by_role("group", name="take").get_by_role("button")
+    expect(moves).to_have_text(["0-1", "0-2", "0-3", "1-1", "2-1", "2-2"])
+    expect(board).to_contain_text("0: | | |")
+    moves.get_by_text("0-2").click()
+    expect(moves).to_have_text(["0-1", "1-1", "2-1", "2-2"])
+    expect(board).not_to_contain_text("0: | |")
+    # Of several lines: Enter sends, as in any field, and what is missing is not sent.
+    note = page.get_by_label("text", exact=True)
+    note.press("Enter")
+    expect(page.locator(".turn")).to_have_count(2)
+    note.fill("one\ntw")
+    note.press("o")
+    note.press("Shift+Enter")
+    note.press("3")
+    note.press("Enter")
+    expect(board).to_contain_text("Last note: one two 3")
+    expect(note).to_be_focused()
+    expect(note).to_have_value("")
+    assert axe.Axe().run(page).violations_count == 0
+    for move in ("0-1", "1-1"):
+        moves.get_by_text(move).click()
+        expect(moves.get_by_text(move)).to_have_count(0)
+    moves.get_by_text("2-2").click()
+    expect(page.locator(".facts")).to_contain_text("solved")
+    page.get_by_role("button", name="Undo").click()
+    expect(moves).to_have_text(["2-1", "2-2"])
+    moves.get_by_text("2-2").click()
+    expect(page.locator(".facts")).to_contain_text("solved")
+    other = open_tab(f"{odd_server.url}/", width)
+    other.page.goto(page.url)
+    expect(other.page.locator(".turn")).to_have_count(6)
+    expect(other.page.locator(".stage .quote.current")).to_contain_text("Last note: one two 3")
+    assert visit.faults == other.faults == []
+
+
 HOSTILE = (
     "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\n"
     "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 (abc)\n\u202elive\u202c "
