@@ -142,7 +142,7 @@ export function Field({ id, name, schema, root, value, required, onChange }) {
         rows="1"
         value=${text}
         placeholder=${written(schema.default)}
-        spellcheck="false"
+        spellcheck=${false}
         onChange=${take}
         onKeyDown=${enter}
       ></textarea>

@@ -151,7 +151,11 @@ function ToolForm({
     latest.current = {};
     setArgs({});
     setNumber(number + 1);
-    requestAnimationFrame(() => form.current?.querySelector('input, textarea, select')?.focus());
+    requestAnimationFrame(() =>
+      /** @type {HTMLElement | null | undefined} */ (
+        form.current?.querySelector('input, textarea, select')
+      )?.focus(),
+    );
   };
   /** @param {string} key */
   const change = (key) => (/** @type {any} */ value) => {
@@ -269,7 +273,7 @@ function TextBox({ isOver }) {
         rows="2"
         value=${text}
         disabled=${isOver}
-        spellcheck="false"
+        spellcheck=${false}
         placeholder="<think>why</think><answer>what</answer>"
         onInput=${(/** @type {any} */ event) => setText(event.target.value)}
         onKeyDown=${(/** @type {KeyboardEvent} */ event) => {

@@ -148,7 +148,7 @@ function Trial({ operation: { method, path, parameters, requestBody } }) {
             required=${required}
             value=${values[name] ?? ''}
             placeholder=${schema?.default ?? ''}
-            spellcheck="false"
+            spellcheck=${false}
             onInput=${(/** @type {any} */ event) =>
               setValues({ ...values, [name]: event.target.value.trim() })
             }
@@ -160,7 +160,7 @@ function Trial({ operation: { method, path, parameters, requestBody } }) {
           Body${' '}
           <textarea
             rows=${Math.min(12, body.split('\n').length + 1)}
-            spellcheck="false"
+            spellcheck=${false}
             value=${body}
             onInput=${(/** @type {any} */ event) => setBody(event.target.value)}
           ></textarea>
