@@ -162,6 +162,30 @@ async def test_an_error_of_the_call_itself_is_no_lost_session(
     assert forgetful.sessions == sessions
 
 
+@pytest.mark.parametrize("status", [200, 202, 302, 403, 429, 500, 503])
+async def test_an_answer_that_is_no_mcp_is_a_failure_of_the_server(
+    started: Started, forgetful: ForgetfulServer, status: int
+) -> None:
+    env = await started(reached("http", forgetful.port, protocol="legacy"))
+    forgetful.refuses_calls, forgetful.status = True, status
+    observation, *_, info = await env.astep(message(("echo", {"text": "x"})))
+    assert "is no MCP" in told(observation)[0]
+    assert (info["tool_errors"], info["server_failures"]) == (1, 1)
+    forgetful.refuses_calls = False
+    observation, *_, info = await env.astep(message(("echo", {"text": "y"})))
+    assert told(observation) == ["y"]
+
+
+async def test_the_text_of_an_error_is_cut_as_an_answer_is(
+    started: Started, forgetful: ForgetfulServer
+) -> None:
+    env = await started(reached("http", forgetful.port, protocol="legacy"), max_result_chars=100)
+    forgetful.refuses_calls = True
+    forgetful.status, forgetful.refusal = 400, {"code": -32602, "message": "m" * 1000}
+    observation, *_ = await env.astep(message(("echo", {"text": "x"})))
+    assert told(observation) == [f"Error: {'m' * 100}\n[900 more characters are not shown.]"]
+
+
 async def test_a_server_that_refuses_each_new_session_is_told_and_not_asked_for_ever(
     started: Started, forgetful: ForgetfulServer
 ) -> None:

@@ -24,6 +24,7 @@ from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import (
     ConnectionLostError,
     McpCallTimeoutError,
+    NoMcpAnswerError,
     ServerStartError,
     SessionForgottenError,
     ToolRefusedError,
@@ -47,6 +48,15 @@ _CLOSE_S = 15.0
 _REFUSALS_S = 2.0
 _MAX_REASON_CHARS = 300
 _MAX_SESSION_ID_CHARS = 1_024
+_NO_ANSWERS = (
+    *("Server returned an error response", "Unexpected content type: ", "Redirect to "),
+    *(
+        "Failed to parse JSON response: ",
+        "Failed to parse SSE message: ",
+        "server answered a request with 202",
+    ),
+)
+"""How the SDK begins to say that an HTTP answer is no MCP, in the form of a server's own errors."""
 _US = Implementation(name="verl-agent-env", version=__version__)
 
 
@@ -121,6 +131,7 @@ class McpConnection:
             McpCallTimeoutError: No response in time.
             ConnectionLostError: The session ended; whether the call was carried out is unknown.
             SessionForgottenError: The server does not know the session any more; the call was not carried out.
+            NoMcpAnswerError: What answered is no MCP, such as a proxy's page; whether the call was carried out is unknown.
             ToolRefusedError: The server refused the call; the message is for the model.
         """
         if not self.is_open or self._client is None:
@@ -144,6 +155,8 @@ class McpConnection:
                 raise self._lost_error() from None
             if error.code == REQUEST_TIMEOUT:
                 raise McpCallTimeoutError from None
+            if error.message.startswith(_NO_ANSWERS):
+                raise NoMcpAnswerError from None
             raise ToolRefusedError(self._definition.redactor.hide(error.message)) from None
         except Exception as error:  # noqa: BLE001 - whatever the SDK raises is told to the model
             if not self.is_open or isinstance(_first(error), OSError | httpx2.TransportError):

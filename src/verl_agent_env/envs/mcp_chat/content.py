@@ -40,9 +40,7 @@ def content_of(result: CallToolResult, redactor: Redactor, max_chars: int) -> Co
     left = max_chars
     for part in parts:
         if part["type"] == "text":
-            text = redactor.hide(well_formed(part["text"]))
-            if len(text) > left:
-                text = f"{text[:left]}\n[{len(text) - left} more characters are not shown.]"
+            text = cut(redactor.hide(well_formed(part["text"])), left)
             left = max(0, left - len(text))
             part = text_part(text)
         shown.append(part)
@@ -51,6 +49,13 @@ def content_of(result: CallToolResult, redactor: Redactor, max_chars: int) -> Co
         shown.append(text_part("Error: the tool failed and does not say why."))
         text = shown[-1]["text"]
     return text if all(part["type"] == "text" for part in shown) else shown
+
+
+def cut(text: str, max_chars: int) -> str:
+    """Cut a text to its first characters; a note says how many follow."""
+    if len(text) <= max_chars:
+        return text
+    return f"{text[:max_chars]}\n[{len(text) - max_chars} more characters are not shown.]"
 
 
 def _part_of(block: Any) -> dict[str, Any]:

@@ -31,5 +31,9 @@ class McpCallTimeoutError(McpError):
     """A call got no response in time and was cancelled."""
 
 
+class NoMcpAnswerError(McpError):
+    """What answered a call is no MCP: an HTTP error, a page, malformed JSON; whether the call was carried out is unknown."""
+
+
 class ToolRefusedError(McpError):
     """The server answered a call with a protocol error, or with an invalid result."""

@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from verl_agent_env.envs.mcp_chat.content import content_of
+from verl_agent_env.envs.mcp_chat.content import content_of, cut
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import (
     ConnectionLostError,
     McpCallTimeoutError,
+    NoMcpAnswerError,
     ServerLostError,
     ServerStartError,
     SessionForgottenError,
@@ -163,7 +164,11 @@ class McpSession:
         try:
             result = await link.call(tool, arguments)
         except ToolRefusedError as refused:
-            return CallResult(_noted(note, f"Error: {refused}"), is_error=True, has_failed=is_fresh)
+            text = cut(str(refused), max_chars)
+            return CallResult(_noted(note, f"Error: {text}"), is_error=True, has_failed=is_fresh)
+        except NoMcpAnswerError:
+            text = f"What answered for the server '{name}' is no MCP; whether the call was carried out is unknown."
+            return CallResult(_noted(note, f"Error: {text}"), is_error=True, has_failed=True)
         except McpCallTimeoutError:
             text = f"The tool '{tool}' did not answer within {self.definition.call_timeout_s:g} s; the call was given up."
             if await link.answers():
