@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import re
@@ -45,6 +46,14 @@ def pytest_configure(config: pytest.Config) -> None:
     # Decided when Python started, by a variable that is gone now.
     sys.dont_write_bytecode = False
     depth.choose(config.getoption("--depth"))
+    # Nothing of what is collected is garbage, and the more there is, the longer each look at all of it takes.
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage again, but not among the tests, which stay."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], AbstractEventLoop]]:
