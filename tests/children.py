@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
-from tests.preloaded import preloaded
+from tests.preloaded import ForkedProcess, preloaded
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[1]
@@ -73,11 +74,36 @@ def cli(*arguments: str, variables: Mapping[str, str] | None = None) -> subproce
     Raises:
         subprocess.TimeoutExpired: It hung, and was killed.
     """
+    return _run_forked(arguments, variables)
+
+
+def forked_python(
+    *arguments: str, variables: Mapping[str, str] | None = None, cwd: Path = ROOT, timeout_s: float = HANG_S
+) -> subprocess.CompletedProcess[str]:
+    """As :func:`python`, in a process that has imported the package already, as :func:`cli`: for what is not about imports.
+
+    Args:
+        arguments: ``-W error`` or nothing, then ``-c`` and code, ``-m`` and a module, or a file; then arguments of it.
+        variables: What its environment has beside this process's.
+        cwd: Where it runs.
+        timeout_s: Beyond this it hangs.
+
+    Raises:
+        subprocess.TimeoutExpired: It hung, and was killed.
+    """
+    return _run_forked(arguments, variables, timeout_s, folder=cwd, is_python=True)
+
+
+def _run_forked(
+    arguments: Sequence[str], variables: Mapping[str, str] | None, timeout_s: float = HANG_S, **how: Any
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **(variables or {})}
     with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
-        process = preloaded(environment).start(arguments, environment, stderr.fileno(), stdout.fileno())
+        process = preloaded(environment).start(
+            arguments, environment, stderr.fileno(), stdout.fileno(), **how
+        )
         try:
-            code = process.wait(HANG_S)
+            code = process.wait(timeout_s)
         except BaseException:
             process.kill()
             process.wait()
@@ -97,7 +123,9 @@ def end_group(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def end(process: subprocess.Popen[str] | subprocess.Popen[bytes], timeout_s: float = HANG_S) -> int:
+def end(
+    process: subprocess.Popen[str] | subprocess.Popen[bytes] | ForkedProcess, timeout_s: float = HANG_S
+) -> int:
     """End a program and give its exit code: asked first, killed if it does not listen.
 
     Raises:

@@ -10,9 +10,12 @@ import contextlib
 import gc
 import json
 import os
+import runpy
 import selectors
 import socket
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +78,31 @@ def _become(outputs: list[int], request: dict[str, Any]) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(request["variables"])
+    os.chdir(request["folder"])
+    if request["is_python"]:
+        _run_python(request["arguments"])
+        return
     sys.argv = ["verl-agent-env", *request["arguments"]]
     from verl_agent_env.cli import main as run
 
     run()
+
+
+def _run_python(arguments: Sequence[str]) -> None:
+    """Be as ``python`` with these arguments: ``-W error`` or nothing, then ``-c`` and code, ``-m`` and a module, or a file."""
+    if arguments[:2] == ["-W", "error"]:
+        warnings.simplefilter("error")
+        arguments = arguments[2:]
+    if arguments[0] == "-c":
+        sys.path[0], sys.argv = "", ["-c", *arguments[2:]]
+        code = compile(arguments[1], "<string>", "exec")
+        exec(code, {"__name__": "__main__"})  # noqa: S102 - it is a test's
+    elif arguments[0] == "-m":
+        sys.path[0], sys.argv = str(Path.cwd()), list(arguments[1:])
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0], sys.argv = str(Path(arguments[0]).parent), list(arguments)
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 if __name__ == "__main__":

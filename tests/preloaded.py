@@ -35,19 +35,35 @@ class Preloaded:
             )
 
     def start(
-        self, arguments: Sequence[str], variables: Mapping[str, str], stderr: int, stdout: int | None = None
+        self,
+        arguments: Sequence[str],
+        variables: Mapping[str, str],
+        stderr: int,
+        stdout: int | None = None,
+        *,
+        folder: Path = _ROOT,
+        is_python: bool = False,
     ) -> ForkedProcess:
-        """Run ``verl-agent-env`` with these arguments at the root of the project, with nothing to read.
+        """Run ``verl-agent-env`` with these arguments, with nothing to read.
 
         Args:
             arguments: Of the command line.
             variables: The whole environment. Those of Python itself are as they were for this process.
             stderr: Descriptor of its standard error.
             stdout: Descriptor of its standard output; None for nowhere.
+            folder: Where it runs.
+            is_python: Run Python with these arguments instead. What the package consists of is imported already.
         """
         reading, writing = os.pipe()
         try:
-            request = json.dumps({"arguments": list(arguments), "variables": dict(variables)}).encode()
+            request = json.dumps(
+                {
+                    "arguments": list(arguments),
+                    "variables": dict(variables),
+                    "folder": str(folder),
+                    "is_python": is_python,
+                }
+            ).encode()
             with Path(os.devnull).open("wb") as nowhere:
                 outputs = [nowhere.fileno() if stdout is None else stdout, stderr]
                 socket.send_fds(self._socket, [request], [*outputs, writing])

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from docs import catalogue_pages, chart_values, make_environments
-from tests.children import python, run
+from tests.children import forked_python, python, run
 from tests.conftest import StartServer
 from tests.waiting import HANG_S
 from verl_agent_env.cli import cli
@@ -89,7 +89,7 @@ def commands_of(page: Path) -> Iterator[str]:
 
 
 def run_python(code: str, **variables: str) -> str:
-    done = python("-W", "error", "-c", code, variables=variables)
+    done = forked_python("-W", "error", "-c", code, variables=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import forked_python
 from tests.conftest import StartServer
 from tests.preloaded import ForkedProcess, preloaded
 from tests.waiting import HANG_S
@@ -45,6 +46,23 @@ def test_it_has_no_descriptor_of_what_forked_it(start_server: StartServer) -> No
     ours = pipes_of(os.getpid())
     # Their standard error; pipes of their own, such as an event loop's, are nobody else's.
     assert (len(first & ours), len(second & ours), first & second) == (1, 1, set())
+
+
+@pytest.mark.parametrize("how", ["code", "module", "file"])
+def test_python_is_as_if_it_had_just_begun(tmp_path: Path, how: str) -> None:
+    code = "import sys, pathlib; print(__name__, sys.argv[1:], pathlib.Path.cwd(), sys.path[0])"
+    (tmp_path / "one.py").write_text(code)
+    first = {"code": ("-c", code), "module": ("-m", "one"), "file": (str(tmp_path / "one.py"),)}[how]
+    done = forked_python(*first, "a", "b", cwd=tmp_path)
+    where = "" if how == "code" else tmp_path
+    assert done.stdout == f"__main__ ['a', 'b'] {tmp_path} {where}\n", done.stderr
+
+
+def test_exception_and_warnings_of_python_are_told(tmp_path: Path) -> None:
+    code = "import sys, warnings; warnings.warn('beware'); sys.exit(3)"
+    assert forked_python("-c", code).returncode == 3
+    done = forked_python("-W", "error", "-c", code)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "UserWarning: beware")
 
 
 def pipes_of(pid: int) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.children import ROOT, end
+from tests.children import end
 from tests.cluster.redis_process import RedisProcess
+from tests.preloaded import preloaded
 from tests.waiting import eventually
 from verl_agent_env.cli import cli
 from verl_agent_env.cluster.redis.store import RedisStore
@@ -44,23 +46,16 @@ class Watcher:
         self.out = folder / "nginx.conf"
         self._reloads = folder / "reloads"
         self.said: list[str] = []
-        command = [
-            sys.executable,
-            "-m",
-            "verl_agent_env.cli",
-            "nginx-config",
-            "--watch",
-            "--out",
-            str(self.out),
-        ]
         note = f"sh -c 'echo reload >> {self._reloads}'"
-        self.process = subprocess.Popen(
-            [*command, "--redis", redis_url, "--reload", note, "--poll-s", "0.05", *arguments],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = ["nginx-config", "--watch", "--out", str(self.out), "--redis", redis_url, "--reload", note]
+        reading, writing = os.pipe()
+        self._stderr = os.fdopen(reading)
+        try:
+            self.process = preloaded(os.environ).start(
+                [*words, "--poll-s", "0.05", *arguments], os.environ, writing
+            )
+        finally:
+            os.close(writing)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -83,12 +78,10 @@ class Watcher:
             return end(self.process)
         finally:
             self._reader.join()
-            assert self.process.stderr is not None
-            self.process.stderr.close()
+            self._stderr.close()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._stderr:
             self.said.append(line)
 
 

@@ -29,16 +29,6 @@ GATED = "slow/gated-v0"
 SERVE = [sys.executable, "-m", "verl_agent_env.cli", "serve", "--port", "0"]
 
 
-@pytest.fixture
-def start_server(start_server: StartServer) -> StartServer:
-    """As everywhere, in a Python of its own, as users start it."""
-
-    def start(*arguments: str, command: list[str] | None = None, **variables: str) -> ServerProcess:
-        return start_server(command=command or [*SERVE, *arguments], **variables)
-
-    return start
-
-
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     return children.cli(*arguments, variables=variables)
@@ -75,9 +65,12 @@ class GatedStep:
         return self.answer
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_an_idle_server_with_success(start_server: StartServer, number: signal.Signals) -> None:
-    server = start_server()
+# One in a Python of its own, as users start it.
+@pytest.mark.parametrize(("number", "command"), [(signal.SIGTERM, SERVE), (signal.SIGINT, None)])
+def test_a_signal_ends_an_idle_server_with_success(
+    start_server: StartServer, number: signal.Signals, command: list[str] | None
+) -> None:
+    server = start_server(command=command)
     assert httpx.get(f"{server.url}/healthz", timeout=HANG_S).json() == {"status": "ok"}
     assert server.stop(number) == 0
     assert "Traceback" not in "".join(server.lines)
@@ -114,15 +107,13 @@ def test_a_step_that_outlasts_the_grace_is_told_of_the_shutdown(
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_signal_for_another_purpose_ends_nothing_and_is_logged(
-    start_server: StartServer, number: signal.Signals
-) -> None:
+def test_a_signal_for_another_purpose_ends_nothing_and_is_logged(start_server: StartServer) -> None:
     server = start_server()
     assert httpx.get(f"{server.url}/healthz", timeout=HANG_S).status_code == 200
-    server.process.send_signal(number)
-    server.wait_for_line(f"{number.name} is ignored")
-    assert httpx.get(f"{server.url}/healthz", timeout=HANG_S).status_code == 200
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        server.process.send_signal(number)
+        server.wait_for_line(f"{number.name} is ignored")
+        assert httpx.get(f"{server.url}/healthz", timeout=HANG_S).status_code == 200
 
 
 def test_the_status_is_printed_once_where_the_output_is_no_terminal(server: ServerProcess) -> None:
@@ -167,9 +158,14 @@ def test_all_addresses_of_ipv6_are_those_of_ipv4_too(start_server: StartServer, 
 @pytest.mark.parametrize("advertised", ["::1", "[::1]"])
 def test_workers_reach_each_other_by_ipv6(start_server: StartServer, advertised: str) -> None:
     server = start_server("--host", "::", "--workers", "2", "--advertise", advertised)
-    cluster = httpx.get(f"{server.url}/api/cluster", timeout=HANG_S).json()
-    addresses = [worker["address"] for node in cluster["nodes"] for worker in node["workers"]]
-    assert [address.rpartition(":")[0] for address in addresses] == ["[::1]", "[::1]"]
+
+    def hosts() -> list[str]:
+        cluster = httpx.get(f"{server.url}/api/cluster", timeout=HANG_S).json()
+        addresses = [worker["address"] for node in cluster["nodes"] for worker in node["workers"]]
+        return [address.rpartition(":")[0] for address in addresses]
+
+    # Whoever answers first may be there before the other one.
+    eventually(lambda: hosts() == ["[::1]", "[::1]"], what="both workers")
     made = httpx.post(
         f"{server.url}/api/batch/initialize",
         json={"env_name": "frozen_lake", "num_envs": 40},

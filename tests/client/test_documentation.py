@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.children import ROOT, python
+from tests.children import ROOT, forked_python
 from tests.conftest import ServerProcess
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.client import errors as client_errors
@@ -31,7 +31,7 @@ def test_no_example_is_left_out() -> None:
 
 @pytest.mark.parametrize(("code", "printed"), EXAMPLES)
 def test_example_prints_what_is_shown(server: ServerProcess, code: str, printed: str) -> None:
-    done = python("-W", "error", "-c", code.replace("http://127.0.0.1:8000", server.url))
+    done = forked_python("-W", "error", "-c", code.replace("http://127.0.0.1:8000", server.url))
     assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == (printed, "")
 

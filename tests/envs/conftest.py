@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import python
+from tests.children import forked_python, python
 
 SOURCE = Path(__file__).parents[1] / "packages" / "acme_envs"
 
@@ -34,7 +34,7 @@ def run_with_acme(acme_site: Path) -> Callable[[str], str]:
     """Runs Python code in a process that has acme-envs installed; gives what it printed."""
 
     def run(code: str) -> str:
-        done = python("-W", "error", "-c", code, variables={"PYTHONPATH": str(acme_site)})
+        done = forked_python("-W", "error", "-c", code, variables={"PYTHONPATH": str(acme_site)})
         assert done.returncode == 0, done.stderr
         return done.stdout
 

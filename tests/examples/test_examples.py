@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import verl_agent_env
-from tests.children import ROOT, python
+from tests.children import ROOT, forked_python
 from tests.conftest import ServerProcess, StartServer
 from tests.examples.model_server import ModelServer, serving_model
 from tests.waiting import HANG_S
@@ -44,7 +44,7 @@ def run(
     example: str, *arguments: str, variables: dict[str, str] | None = None, folder: Path = ROOT
 ) -> Played:
     """The example in a process of its own, without any key but those given."""
-    return python(str(ROOT / "examples" / example), *arguments, variables=variables, cwd=folder)
+    return forked_python(str(ROOT / "examples" / example), *arguments, variables=variables, cwd=folder)
 
 
 def keys_for(model: ModelServer) -> dict[str, str]:

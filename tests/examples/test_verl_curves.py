@@ -7,11 +7,11 @@ from pathlib import Path
 
 import orjson
 
-from tests.children import ROOT, python
+from tests.children import ROOT, forked_python
 
 
 def curves(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return python(str(ROOT / "examples/verl/curves.py"), *arguments)
+    return forked_python(str(ROOT / "examples/verl/curves.py"), *arguments)
 
 
 def training(folder: Path, *success: float) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from loadtests.play_batch import read_metrics
 from loadtests.processes import ServerProcess, serving
-from tests.children import python
+from tests.children import forked_python
 from tests.waiting import HANG_S
 
 
@@ -56,7 +56,7 @@ def run_load_test(load_server: ServerProcess, tmp_path: Path) -> RunLoadTest:
         command = ["-m", "loadtests.run", *arguments, "--host", url, "--out", str(tmp_path)]
         with httpx.Client(base_url=url, timeout=HANG_S) as client:
             before = read_metrics(client)
-            ended = python(*command)
+            ended = forked_python(*command)
             after = read_metrics(client)
 
         def counted(what: str) -> int:

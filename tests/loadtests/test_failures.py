@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from loadtests.processes import ServerProcess, serving
-from tests.children import python
+from tests.children import forked_python
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def full_server() -> Iterator[ServerProcess]:
 def test_items_that_fail_in_an_answer_of_200_are_failures_named_by_their_code(
     full_server: ServerProcess, tmp_path: Path
 ) -> None:
-    ended = python(
+    ended = forked_python(
         *("-m", "loadtests.run", "batch", "--episodes", "40", "--rounds", "1"),
         *("--host", f"http://127.0.0.1:{full_server.port}", "--out", str(tmp_path)),
     )

@@ -219,7 +219,7 @@ async def test_websockets_are_checked_as_calls_are(
     assert await handshake(client, headers) == [{"type": "websocket.close", "code": 1008}]
 
 
-@pytest.mark.parametrize("options", [[], ["--host", "0.0.0.0"], ["--http", "h11"]])
+@pytest.mark.parametrize("options", [[], ["--host", "0.0.0.0", "--http", "h11"]])
 def test_any_server_that_runs_the_application_is_closed_to_pages(
     start_server: StartServer, options: list[str]
 ) -> None:
