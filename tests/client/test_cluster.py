@@ -16,8 +16,8 @@ from tests.pool_process import Pool
 from tests.waiting import no_hang
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient
 
-ENVS = 40
-STEPS = 60
+ENVS = 16
+STEPS = 40
 ACTIONS = ["<action>right</action>", "<action>left</action>"]
 
 StartNode = Callable[[str], Pool]
@@ -62,7 +62,7 @@ async def play(env: AsyncEnv, progress: asyncio.Semaphore) -> list[tuple[int, st
         result = await env.step(ACTIONS[number % 2])
         seen.append((number, ACTIONS[number % 2], result.reward, result.observation))
         progress.release()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
     return seen
 
 

@@ -16,7 +16,7 @@ from tests.waiting import eventually
 from verl_agent_env.client import AsyncEnv, AsyncEnvClient
 from verl_agent_env.cluster.local import LocalCluster
 
-ENVS = 60
+ENVS = 12
 ACTIONS = ["<action>right</action>", "<action>left</action>"]
 
 
@@ -76,7 +76,7 @@ async def test_user_of_the_client_notices_nothing(
             number = env.seq
             result = await env.step(ACTIONS[number % 2])
             seen.append((number, result.reward, result.observation))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
         return seen
 
     async with AsyncEnvClient(cluster.url, close_deadline_s=60) as client:

@@ -326,7 +326,7 @@ SHARD_MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
 def test_schedule_fails_without_its_guard(
     target: Any, guard: str, mutant: Any, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(schedule)
+    """That it ends well with all of them is shown by ``test_schedules.py``."""
     monkeypatch.setattr(target, guard, mutant)
     with pytest.raises(AssertionError):
         run(schedule)

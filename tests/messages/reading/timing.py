@@ -5,11 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tests import depth
+
 _TRIES = 4
 
 
-def assert_linear(read: Callable[[str], object], piece: str, *, length: int = 10_000) -> None:
-    """Fail if a text that is sixteen times as long as ``length`` takes much more than sixteen times as long, in each of a few tries."""
+def assert_linear(read: Callable[[str], object], piece: str, *, length: int | None = None) -> None:
+    """Fail if a text that is sixteen times as long as ``length`` takes much more than sixteen times as long, in each of a few tries.
+
+    By default it is 2,500 characters, and 10,000 in ``make deep``.
+    """
+    short_length = length or depth.examples(2_500, at_most=10_000)
 
     def seconds(length: int) -> float:
         text = piece * (length // len(piece))
@@ -20,8 +26,8 @@ def assert_linear(read: Callable[[str], object], piece: str, *, length: int = 10
     tries = []
     for _ in range(_TRIES):
         # A quadratic search would take 256 times as long; what is over at once is not compared.
-        long = seconds(16 * length)
-        if long < 0.005 or long < 80 * (short := max(min(seconds(length) for _ in range(3)), 1e-4)):
+        long = seconds(16 * short_length)
+        if long < 0.005 or long < 80 * (short := max(min(seconds(short_length) for _ in range(3)), 1e-4)):
             return
         tries.append(long / short)
     raise AssertionError(f"sixteen times the length takes {min(tries):.0f} times as long")
