@@ -181,11 +181,13 @@ bridges-test: $(BRIDGES:%=$(BRIDGES_VENVS)/%/.installed) programs  ## Run TRL's,
 		$(BRIDGES_VENVS)/$$bridge/bin/python -m pytest tests/bridges --durations=5 $(ARGS) || exit 1; \
 	done
 
-# Both say how far they are. Of the simulation an equal part is made for each time of the other tests' depth.
+# Both say how far they are. Of the simulation an equal part is made for each time of the other tests' depth; without it:
+# RUNS=0. The longest tests alone: RUNS=0 DEPTH=2 ARGS="-m deep".
 deep: DEPTH ?= 200
+deep: RUNS ?= $(shell expr 500 \* $(DEPTH))
 deep: SEED ?= 1
 deep: install programs  ## Simulate 100,000 runs, then run the tests with much more chance, for hours: DEPTH=200 times as much, SEED=1
-	$(BIN)/python -m tests.sim.runs --runs $$((500 * $(DEPTH))) --seed $(SEED)
+	$(if $(filter 0,$(RUNS)),,$(BIN)/python -m tests.sim.runs --runs $(RUNS) --seed $(SEED))
 	$(BIN)/pytest -n 2 --dist worksteal --verbose --depth $(DEPTH) --durations=20 $(ARGS)
 
 bench: install $(if $(findstring peers,$(ARGS)),$(WIRES_VENV)/.installed)  ## Print the figures: cost of a step against a bare echo, memory, level generation

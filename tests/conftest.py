@@ -61,8 +61,13 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     return {"virtual": VirtualLoop} if item.get_closest_marker("virtual_time") else {"steered": SteeredLoop}
 
 
+_PROCESSES = frozenset(("start_server", "cluster", "hosts", "installed", "run_load_test"))
+"""Fixtures that start processes."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is too long for every day."""
+    """Skip what is too long for every day; begin with the longest, so that nobody waits for one of them in the end."""
+    items.sort(key=lambda item: _PROCESSES.isdisjoint(getattr(item, "fixturenames", ())))
     for item in items:
         if depth.is_shallow() and "deep" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="make deep runs it"))

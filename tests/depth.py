@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = 50
+EXAMPLES = 30
 """How many examples of a property are tried every day, where its test does not say it."""
 _PROFILE = "tests"
 _times = 1

@@ -1,4 +1,4 @@
-"""Four thousand sessions at once on one worker."""
+"""A thousand sessions at once on one worker, four thousand in ``make deep``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from loadtests.processes import rss_of
 from tests.conftest import StartServer
+from tests.depth import examples
 from tests.pool_process import LASTING
 from tests.waiting import HANG_S
 
-SOCKETS = 4096
+SOCKETS = examples(1024, at_most=4096)
 FIRST = 256
 """Brings in whatever the server takes once."""
 AT_ONCE = 64

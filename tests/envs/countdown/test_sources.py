@@ -140,7 +140,7 @@ def combinations(draw: st.DrawFn) -> tuple[Puzzle, str]:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@settings(max_examples=examples(200))
+@settings(max_examples=examples(60))
 @given(answer=answers, puzzle=st.sampled_from(PUZZLES))
 def test_profile_pays_what_its_source_pays_for_any_text(
     name: str, answer: str | None, puzzle: Puzzle
@@ -156,7 +156,7 @@ def test_profile_pays_what_its_source_pays_for_any_text(
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@settings(max_examples=examples(200))
+@settings(max_examples=examples(60))
 @given(combination=combinations())
 def test_profile_pays_what_its_source_pays_for_the_right_numbers(
     name: str, combination: tuple[Puzzle, str]

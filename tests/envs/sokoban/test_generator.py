@@ -75,7 +75,7 @@ def test_five_boxes_in_a_huge_room_are_solvable() -> None:
         assert solve(generate_level(seed, 13, 13, 5, difficulty="easy"), node_limit=60_000) is not None
 
 
-@settings(max_examples=examples(150))
+@settings(max_examples=examples(50))
 @given(
     seed=st.integers(0, 2**70),
     height=st.integers(3, 40),
