@@ -60,7 +60,15 @@ def settled(*pools: Pool) -> bool:
 
 def settle(*pools: Pool) -> None:
     """Wait until they share all slots as the ring says."""
-    eventually(lambda: settled(*pools), what="a balanced map")
+
+    def is_settled() -> bool:
+        try:
+            return settled(*pools)
+        except httpx.TransportError:
+            # Whoever was killed may still be there to take a connection.
+            return False
+
+    eventually(is_settled, what="a balanced map")
 
 
 @asynccontextmanager
