@@ -18,7 +18,7 @@ export function signed(value) {
 export const counted = (count, noun) => `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
 
 /**
- * A tool call as a person writes it: `push_up`, `test_equation("1 + 2")`.
+ * A tool call as a person writes it: `push_up`, `test_equation("1 + 2")`; a text of several lines as it is.
  *
  * @param {string} name
  * @param {unknown} args an object, or its JSON
@@ -30,7 +30,10 @@ export function callText(name, args) {
   } catch {
     return `${name}(${args})`;
   }
-  return values.length ? `${name}(${values.map((value) => JSON.stringify(value)).join(', ')})` : name;
+  const written = values.map((value) =>
+    typeof value === 'string' && value.includes('\n') ? `\n${value}\n` : JSON.stringify(value),
+  );
+  return values.length ? `${name}(${written.join(', ')})` : name;
 }
 
 /** A value as Python writes it. @param {unknown} value @returns {string} */

@@ -32,7 +32,7 @@ const DIRECTED = /^(.*)_(left|up|down|right)$/;
 const READ_AFTER_MS = 150;
 /** Characters that are shown on each side of an action in a text. */
 const CONTEXT = 60;
-/** Lines that a text has at least which takes the task's place. */
+/** Lines that a text has at least which is a board. */
 const MIN_STATE_LINES = 3;
 const ENDING_MARKS = { solved: 'mark ok', ended: 'mark', 'time limit': 'mark warn' };
 
@@ -310,13 +310,20 @@ const linesIn = (messages) =>
 const havePicture = (messages) =>
   messages.some(({ content }) => Array.isArray(content) && content.some((part) => part.image_url));
 
-/** What stands in place of a board: the task, or what is seen now, if that is as long. @param {{of: Episode}} props */
+/**
+ * What stands in place of a board: the task; or what is seen now, if it is a board: a picture, or a text of several
+ * lines, as the first one is.
+ *
+ * @param {{of: Episode}} props
+ */
 function Seen({ of }) {
-  const first = withoutPrompt(of);
+  const rest = withoutPrompt(of);
+  const first = rest.some(({ content }) => content) ? rest : [{ content: of.prompt }];
   const latest = of.steps.at(-1)?.observation ?? first;
   const isState =
     latest !== first &&
-    (havePicture(latest) || linesIn(latest) >= Math.max(MIN_STATE_LINES, linesIn(first) / 2));
+    (havePicture(latest) ||
+      (linesIn(first) >= MIN_STATE_LINES && linesIn(latest) >= Math.max(MIN_STATE_LINES, linesIn(first) / 2)));
   return html`
     <div class="quote current">
       <${Messages} messages=${isState ? latest : first} foldBoards=${false} />

@@ -1,0 +1,23 @@
+"""How the page writes names, numbers and calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.web.scripts import evaluated, needs_node
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("{}", "run"),
+        ("{code: '1 + 1', n: 2}", 'run("1 + 1", 2)'),
+        (r"{code: 'if x:\n    y()', n: [1]}", "run(\nif x:\n    y()\n, [1])"),
+        ("'no JSON'", "run(no JSON)"),
+    ],
+)
+def test_a_call_is_written_as_a_person_writes_it(tmp_path: Path, arguments: str, written: str) -> None:
+    assert evaluated(tmp_path, ("format",), "callText", f"callText('run', {arguments})") == written
