@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import children
-from verl_agent_env.client import EnvClient, ServerUnreachableError
+from verl_agent_env.client import EnvClient, NoServerError, ServerUnreachableError
 from verl_agent_env.proxies import proxy_for, shown
 
 NAMES = [f"{kind}_{end}" for kind in ("http", "https", "all", "no") for end in ("proxy",)]
@@ -39,6 +39,17 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
             {"http_proxy": "http://p:3128", "no_proxy": "other"},
             "http://p:3128",
         ),
+        ("http://10.0.0.7:8000", {"http_proxy": "http://p:3128", "no_proxy": "other, 10.0.0.0/8"}, ""),
+        ("http://10.0.0.7", {"http_proxy": "http://p:3128", "no_proxy": "10.0.0.7"}, ""),
+        ("http://11.0.0.7:8000", {"http_proxy": "http://p:3128", "no_proxy": "10.0.0.0/8"}, "http://p:3128"),
+        ("http://[fd00::5]:8000", {"http_proxy": "http://p:3128", "no_proxy": "[fd00::5]"}, ""),
+        ("http://[fd00::5]", {"http_proxy": "http://p:3128", "no_proxy": "fd00::/8"}, ""),
+        ("http://trainer.example", {"http_proxy": "http://p:3128", "no_proxy": "other,*"}, ""),
+        (
+            "http://trainer.example",
+            {"http_proxy": "http://p:3128", "no_proxy": "10.0.0.0/8,,nope/99"},
+            "http://p:3128",
+        ),
         ("http://localhost:8000", {"http_proxy": "http://p:3128"}, ""),
         ("http://env.localhost:8000", {"http_proxy": "http://p:3128"}, ""),
         ("http://127.1.2.3:8000", {"http_proxy": "http://p:3128"}, ""),
@@ -53,6 +64,13 @@ def test_the_proxy_of_a_url(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert proxy_for(url) == proxy
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "http://p:port", "http://"])
+def test_a_proxy_that_is_no_url_is_one_clear_error(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with EnvClient("http://trainer.invalid") as client, pytest.raises(NoServerError, match="proxy"):
+        client.catalogue()
 
 
 def test_a_proxy_is_shown_without_its_password() -> None:

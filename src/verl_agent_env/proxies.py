@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import urllib.request
+from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit, urlunsplit
 
 from verl_agent_env.addresses import is_loopback_host
@@ -22,10 +25,19 @@ def proxy_for(url: str) -> str:
         return ""
     named = urllib.request.getproxies_environment()
     place = f"{host}:{target.port}" if target.port else host
-    if urllib.request.proxy_bypass(place):
+    if urllib.request.proxy_bypass(place) or _is_exempt(host, named.get("no", "")):
         return ""
     proxy = named.get(target.scheme) or named.get("all") or ""
     return proxy if "://" in proxy or not proxy else f"http://{proxy}"
+
+
+def _is_exempt(host: str, exempt: str) -> bool:
+    """Tell whether ``NO_PROXY`` names a host in a way that Python does not read: by a network, in brackets, by ``*`` among others."""
+    for name in re.split(r"[\s,]+", exempt):
+        with contextlib.suppress(ValueError):
+            if name == "*" or ip_address(host) in ip_network(name.strip("[]"), strict=False):
+                return True
+    return False
 
 
 def shown(proxy: str) -> str:

@@ -225,6 +225,10 @@ class Transport:
         if known is not None:
             return known
         proxy = proxy_for(origin)
+        if proxy and not _is_url(proxy):
+            raise NoServerError(
+                origin, "the proxy that the environment names is no URL; write http://host:port"
+            )
         if proxy and not proxy.startswith(("http://", "https://")):
             raise NoServerError(
                 origin,
@@ -261,6 +265,13 @@ def _tls_context(ca_file: str | None, client_cert: str | tuple[str, str] | None)
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return bool(URL(text).host)
+    except ValueError:
+        return False
 
 
 def _server_url(url: object) -> URL:
