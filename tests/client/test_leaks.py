@@ -104,6 +104,18 @@ async def test_attached_environment_outlives_the_client(
     assert (await env.state())["seq"] == 2
 
 
+def test_synchronous_client_that_nobody_refers_to_any_more_is_closed(server: ServerProcess) -> None:
+    threads = set(threading.enumerate())
+    client = EnvClient(server.url)
+    env = client.make(**LAKE)
+    run_id, (thread,) = client.run_id, set(threading.enumerate()) - threads
+    del client, env
+    gc.collect()
+    thread.join(HANG_S)
+    assert not thread.is_alive()
+    assert live_envs(server, run_id) == 0
+
+
 def test_synchronous_client_ends_its_thread(server: ServerProcess) -> None:
     before = set(threading.enumerate())
     with EnvClient(server.url) as client:

@@ -45,6 +45,8 @@ class EnvClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._ender: weakref.finalize[[AsyncEnvClient, asyncio.AbstractEventLoop], EnvClient] | None = None
+        """Closes the client if nobody refers to it any more."""
         self._closed = False
         _ALL.add(self)
 
@@ -218,9 +220,11 @@ class EnvClient:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
-                target=self._loop.run_forever, name="verl-agent-env-client", daemon=True
+                target=_run, args=(self._loop,), name="verl-agent-env-client", daemon=True
             )
             self._thread.start()
+            self._ender = weakref.finalize(self, _end_unclosed, self._client, self._loop)
+            self._ender.atexit = False
         return self._loop
 
     def close(self) -> None:
@@ -235,12 +239,12 @@ class EnvClient:
             if self._closed:
                 return
             self._closed = True
-        if self._loop is None or self._thread is None:
+        if self._loop is None or self._thread is None or self._ender is None:
             return
+        self._ender.detach()
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
 
     async def _end(self) -> None:
         """Close the client, then cancel everything else in its loop, such as a call of a language model."""
@@ -253,6 +257,8 @@ class EnvClient:
     def begin_anew(self) -> None:
         """Drop the parent's thread and loop, in a forked process."""
         self._lock, self._thread = threading.Lock(), None
+        if self._ender is not None:
+            self._ender.detach()
         if self._loop is not None:
             _ABANDONED.append(self._loop)
             self._loop = None
@@ -272,6 +278,23 @@ class EnvClient:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+def _end_unclosed(client: AsyncEnvClient, loop: asyncio.AbstractEventLoop) -> None:
+    """Have the thread of a client that was never closed close it and end."""
+
+    async def end() -> None:
+        try:
+            await client.close()
+        finally:
+            loop.stop()
+
+    asyncio.run_coroutine_threadsafe(end(), loop)
 
 
 def _make_client(cls: type[EnvClient], url: str, options: dict[str, Any]) -> EnvClient:
