@@ -33,6 +33,7 @@ _QUOTES = (
     ("“", "”"),
     ("«", "»"),
     ("「", "」"),
+    ("$", "$"),
 )
 _LABEL = re.compile(
     # Letters, and digits only where they number something: x_1, x1, f(2).

@@ -29,7 +29,9 @@ _COMMENT = re.compile(
 )
 # "The answer is …", with nothing between that could be the answer.
 _PLAIN_CUE = re.compile(r"\w+\W+(?:is|are)\W*|\w+\s*[:=]\W*", re.IGNORECASE)
-_OPENED = re.compile(r"[\s:*_>]*+")
+# "=> 42", and a quotation of Markdown; "> 42" compares.
+_OPENED = re.compile(r"(?:[\s:*_]|(?<=[=\n-])>)*+")
+_BEHIND = " \t*_`✅✓✔☑\ufe0f🎉🎯👍😊🙂"
 _DISPLAYS = {"\\[": "\\]", "$$": "$$", "```": "```"}
 # Not behind the dot of an abbreviation.
 _SENTENCE_END = re.compile(
@@ -52,11 +54,12 @@ _CHANGES = re.compile(
     r"|no|nope|wait|actually|sorry|oops|hmm|rather|correction|i mean|make that|scratch)(?!\w)",
     re.IGNORECASE,
 )
-# "The answer cannot be 5", or "might be 5"; "whether the answer is 5".
+# "The answer cannot be 5", or "might be 5"; "whether the answer is 5", "the wrong answer is 5".
 _DENIAL = re.compile(r"(?<!\w)(?:not|never|cannot|could|may|might|\w+n['’]t)(?!\w)", re.IGNORECASE)
 _OPEN_QUESTION = re.compile(
-    r"(?<!\w)(?:whether|if|unless|suppos(?:e|ing)|assum(?:e|ing)|doubt)(?:\s+that)?"
-    r"(?:\s+(?:the|my|this|our|your|its|final|correct|right|true|real))*+\s*+\Z",
+    r"(?<!\w)(?:(?:whether|if|unless|let|suppos(?:e|ing)|assum(?:e|ing)|doubt)(?:\s+that)?"
+    r"(?:\s+(?:the|my|this|our|your|its|final|correct|right|true|real))*+"
+    r"|wrong|incorrect|false|previous|earlier|other|intermediate)\s*+\Z",
     re.IGNORECASE,
 )
 _MAX_QUESTION_CHARS = 80
@@ -142,7 +145,11 @@ def _sentence(text: str, start: int) -> str:
     if is_question or _TAKEN_BACK.match(text, start + end) is not None:
         return ""
     # The emphasis that began before the sentence ends behind it.
-    return sentence.strip(" \t*_`") if opened is not None and "*" in opened[0] else sentence.rstrip(" \t*_")
+    return (
+        sentence.strip(_BEHIND)
+        if opened is not None and "*" in opened[0]
+        else sentence.rstrip(_BEHIND.replace("`", ""))
+    )
 
 
 def _shortened(sentence: str) -> Iterator[str]:
