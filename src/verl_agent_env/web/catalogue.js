@@ -19,7 +19,7 @@ const chosenTags = signal(/** @type {string[]} */ ([]));
 /**
  * Of a package's environment only its row is known, until it is chosen.
  *
- * @param {EnvRow | EnvKind} row
+ * @param {EnvRow | EnvKind | {name: string}} row
  * @returns {row is EnvKind}
  */
 const isKind = (row) => 'tools' in row;
@@ -220,10 +220,13 @@ export function Catalogue() {
   const { value: packaged } = useLoaded(packagedEnvironments, '');
   const all = useMemo(() => inFamilies([...(kinds ?? []), ...(packaged ?? [])]), [kinds, packaged]);
   const shown = all.filter(isWanted);
-  const chosen = shown.find((kind) => kind.name === route.value.rest) ?? shown[0];
+  const { rest } = route.value;
+  // One that is not listed is asked for by its name: the server says why, if it is not there.
+  const isListed = !rest || all.some((kind) => kind.name === rest);
+  const chosen = isListed ? (shown.find((kind) => kind.name === rest) ?? shown[0]) : { name: rest };
   /** @param {number} by */
   const move = (by) => () => {
-    const next = shown[shown.indexOf(chosen) + by];
+    const next = shown[shown.findIndex((kind) => kind === chosen) + by];
     if (next) goTo(`catalogue/${next.name}`);
   };
   useKeys({ j: move(1), k: move(-1) });
@@ -284,7 +287,7 @@ export function Catalogue() {
   `;
 }
 
-/** Load what is shown of the chosen environment. @param {{row: EnvRow | EnvKind}} props */
+/** Load what is shown of the chosen environment. @param {{row: EnvRow | EnvKind | {name: string}}} props */
 function Chosen({ row }) {
   const { value: kind, error, again } = useLoaded(
     () => (isKind(row) ? Promise.resolve(row) : environmentKind(row.name)),

@@ -404,6 +404,18 @@ def test_a_game_is_played_by_the_moves_that_are_legal_now_beside_its_latest_boar
     assert visit.faults == other.faults == []
 
 
+def test_an_environment_of_a_link_that_is_not_there_is_told_by_name(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    visit = open_tab(f"{server.url}/")
+    page = visit.page
+    visit.goto("catalogue/verl_env/sokobann-v0")
+    expect(page.get_by_role("alert")).to_contain_text("Did you mean 'verl_env/sokoban-v0'")
+    page.get_by_role("link", name="countdown", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("countdown")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 HOSTILE = (
     "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\n"
     "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 (abc)\n\u202elive\u202c "
