@@ -66,6 +66,8 @@ _BASED = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
 _UNIT = re.compile(r"(?<=[0-9A-Zπ}\])])\s+([A-Za-zμΩ]{2,4})(?:\^?\{?[23]\}?|[²³])?\s*\Z")
 # Not that of "x >= 3".
 _EQUALS = re.compile(r"(?<![<>!])=")
+# Not the constant of an integral.
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])[ABD-Zabd-z](?![A-Za-z])")
 _RATIO = re.compile(r"[0-9] ?: ?[0-9]")
 _LIST = re.compile(r"[^0-9]*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+[^0-9]*")
 
@@ -158,6 +160,10 @@ class MathScorer(FinalAnswerScorer):
         if any(based):
             # The library ignores the base of 1011_2.
             return _has_same_digits(unwrap(answer), references)
+        # The library takes A for a.
+        references = [reference for reference in references if not _differ_in_case(reference, answer)]
+        if not references:
+            return False
         request = {
             "references": [_latex(reference) for reference in references],
             "answer": _latex(answer),
@@ -165,6 +171,14 @@ class MathScorer(FinalAnswerScorer):
             "cpu_s": self.timeout_s,
         }
         return bool(_ask(request).get("equal"))
+
+
+def _differ_in_case(reference: str, answer: str) -> bool:
+    """Return true if two expressions have the same variables but for capital letters; a letter alone is a choice."""
+    if len(unwrap(answer)) == 1 or len(unwrap(reference)) == 1:
+        return False
+    theirs, given = (set(_VARIABLE.findall(text)) for text in (reference, answer))
+    return theirs != given and {*map(str.casefold, theirs)} == {*map(str.casefold, given)}
 
 
 def _has_same_digits(answer: str, references: list[str]) -> bool:
