@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from tests.children import cli as cli_process
 from tests.children import python
-from tests.waiting import HANG_S
+from tests.children import run as run_program
 from verl_agent_env.cli import cli
 from verl_agent_env.envs.catalogue.families import FAMILIES
 
@@ -168,9 +167,7 @@ def test_scripts_read_json_of_errors_too(command: list[str], code: str) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 def test_a_full_disk_under_the_output_is_one_sentence() -> None:
     program = f'exec "{sys.executable}" -m verl_agent_env.cli envs sokoban >/dev/full'
-    finished = subprocess.run(
-        ["/bin/sh", "-c", program], capture_output=True, text=True, timeout=HANG_S, check=False
-    )
+    finished = run_program("/bin/sh", "-c", program)
     assert finished.returncode == 1
     assert finished.stderr.startswith("Error: ")
     assert len(finished.stderr.splitlines()) == 1

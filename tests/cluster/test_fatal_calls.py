@@ -100,7 +100,10 @@ def workers_lost(pool: Pool, most: int) -> Iterator[None]:
     assert 1 <= len(seen) - len(pool.addresses) <= most, "".join(pool.server.lines)
 
 
-@pytest.mark.parametrize("how", ["crash", "exit", "leave", "hang"])
+# All ends are one to the others; how a supervisor tells them apart is shown by ``tests/server/process/test_examiner.py``.
+@pytest.mark.parametrize(
+    "how", ["crash", *(pytest.param(how, marks=pytest.mark.deep) for how in ("exit", "leave")), "hang"]
+)
 def test_a_step_that_ended_its_worker_is_refused_by_all_and_others_go_on(node: Pool, how: str) -> None:
     env_id = initialize(node.any, INLINE)
     innocent = initialize_many(node.any, 12, env_name=INLINE)

@@ -115,9 +115,9 @@ def test_marked_number_is_read(mark: str, reference: object, answer: str) -> Non
         *("not 3", ">3", "3 to 4", "2 h 30 min", "3 = 4", "(2, 3)", "(2,100)", "(-2,5)", "[2,100]"),
     ],
 )
-@pytest.mark.parametrize("reference", [2, 3, 4, 10, 30, 24, 3.14, 0.01, 5, 2.5, 1, 2100, -2.5])
-def test_piece_of_a_marked_answer_never_counts(mark: str, answer: str, reference: float) -> None:
-    assert score(mark.format(answer), type="numeric", answer=reference) == 0
+def test_piece_of_a_marked_answer_never_counts(mark: str, answer: str) -> None:
+    for reference in (2, 3, 4, 10, 30, 24, 3.14, 0.01, 5, 2.5, 1, 2100, -2.5):
+        assert score(mark.format(answer), type="numeric", answer=reference) == 0, reference
 
 
 @pytest.mark.parametrize(
