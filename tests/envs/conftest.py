@@ -10,23 +10,32 @@ from pathlib import Path
 import pytest
 
 from tests.children import forked_python, python
+from tests.once import once
 
 SOURCE = Path(__file__).parents[1] / "packages" / "acme_envs"
 
 
 @pytest.fixture(scope="session")
-def acme_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def acme_site(shared_folder: Path) -> Path:
     """A folder of installed packages that holds acme-envs, as pip installs it."""
-    folder = tmp_path_factory.mktemp("acme")
-    # Built from a copy: a build leaves files behind.
-    source = shutil.copytree(SOURCE, folder / "source")
-    site = folder / "site"
-    done = python(
-        *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-        *("--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), str(source)),
-    )
-    assert done.returncode == 0, done.stderr
-    return site
+
+    def install(folder: Path) -> None:
+        # Built from a copy: a build leaves files behind.
+        source = shutil.copytree(SOURCE, folder / "source")
+        done = python(
+            *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+            *(
+                "--no-deps",
+                "--no-build-isolation",
+                "--no-index",
+                "--target",
+                str(folder / "site"),
+                str(source),
+            ),
+        )
+        assert done.returncode == 0, done.stderr
+
+    return once(shared_folder, "acme", install) / "site"
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.children import ROOT, python, run
+from tests.once import once
 
 INSTALL_S = 1200.0
 """Seconds after which an installation from the package index is taken for a hang."""
@@ -62,24 +60,6 @@ def install(folder: Path, requirement: str) -> Installed:
     work = folder / "work"
     work.mkdir()
     return Installed(folder, work)
-
-
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of this test run have in common."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-def once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder ``name`` as the first process of the test run that asks for it makes it."""
-    path, made = folder / name, folder / f"{name}.made"
-    with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            make(path)
-            made.touch()
-    return path
 
 
 @pytest.fixture(scope="session")
