@@ -32,7 +32,7 @@ class McpCallTimeoutError(McpError):
 
 
 class NoMcpAnswerError(McpError):
-    """What answered a call is no MCP: an HTTP error, a page, malformed JSON; whether the call was carried out is unknown."""
+    """A call was answered by something else than MCP, such as a page; whether it was carried out is unknown."""
 
 
 class ToolRefusedError(McpError):
