@@ -60,6 +60,11 @@ def test_every_file_is_reached_from_the_page() -> None:
     assert left == []
 
 
+def test_every_script_is_fetched_at_once_and_not_when_another_one_was_read() -> None:
+    named = references_of(FOLDER / "index.html")
+    assert {name_of(path) for path in SCRIPTS} <= named
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if path.suffix != ".LICENSE"], ids=name_of)
 def test_nothing_is_named_that_is_elsewhere(path: Path) -> None:
     found = set(_ADDRESS.findall(path.read_text()))
