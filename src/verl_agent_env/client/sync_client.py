@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from verl_agent_env.client.async_client import AsyncEnvClient, each
+from verl_agent_env.client.async_client import AsyncEnvClient
 from verl_agent_env.client.async_env import AsyncEnv
 from verl_agent_env.client.calls import ResetResult, TaskLike
 from verl_agent_env.client.errors import ClientClosedError, ClientLoopError
@@ -113,21 +113,27 @@ class EnvClient:
         """
         episodes = [*((seed, None) for seed in seeds), *((None, task) for task in tasks)]
         first = actions if actions is not None else [()] * len(episodes)
-
-        async def make(seed: int | None, task: TaskLike | None, played: Sequence[Action]) -> Env:
-            made = self._client.make(
-                env_name,
-                seed=seed,
-                task=task,
-                run_id=run_id,
-                ttl_s=ttl_s,
-                actions=played,
-                env_kwargs=env_kwargs,
-            )
-            return Env(self, await made.open(micro_batching=True))
-
-        calls = [make(seed, task, played) for (seed, task), played in zip(episodes, first, strict=True)]
-        return self.wait(each(calls))
+        described: list[AsyncEnv | VerlAgentEnvError] = []
+        for (seed, task), played in zip(episodes, first, strict=True):
+            try:
+                env = self._client.make(
+                    env_name,
+                    seed=seed,
+                    task=task,
+                    run_id=run_id,
+                    ttl_s=ttl_s,
+                    actions=played,
+                    env_kwargs=env_kwargs,
+                )
+            except VerlAgentEnvError as refused:
+                described.append(refused)
+            else:
+                described.append(env)
+        made = iter(
+            self.wait(self._client.initialize_batch([env for env in described if isinstance(env, AsyncEnv)]))
+        )
+        opened = [next(made) if isinstance(env, AsyncEnv) else env for env in described]
+        return [Env(self, env) if isinstance(env, AsyncEnv) else env for env in opened]
 
     def attach(self, env_id: str) -> Env:
         """Call :meth:`AsyncEnvClient.attach` and wait."""
