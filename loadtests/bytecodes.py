@@ -34,6 +34,8 @@ _COUNTED = (
     "<string>",
     *(f"{Path(module.__file__ or '').parent}/" for module in (verl_agent_env, uvicorn)),
 )
+_MEANWHILE = "/server/process/loop_watch.py"
+"""What looks at the event loop whatever is done."""
 Function = tuple[str, str]
 """File and qualified name."""
 
@@ -98,7 +100,7 @@ async def _counted(work: Callable[[], Awaitable[object]]) -> Counter[Function]:
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         code = frame.f_code
-        if not code.co_filename.startswith(_COUNTED):
+        if not code.co_filename.startswith(_COUNTED) or code.co_filename.endswith(_MEANWHILE):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode":

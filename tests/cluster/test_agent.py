@@ -13,6 +13,7 @@ import pytest
 from tests.cluster.workers import worker
 from tests.sim.virtual_loop import VirtualLoop
 from tests.waiting import NEVER_S, no_hang
+from verl_agent_env.cluster import agent
 from verl_agent_env.cluster.agent import ClusterAgent
 from verl_agent_env.cluster.leases import LocalLease
 from verl_agent_env.cluster.memory.store import MemoryStore
@@ -428,6 +429,22 @@ async def test_a_worker_that_does_not_get_its_slots_is_given_no_new_environments
     await rig.pass_time(TIMES.arrive_s)
     await rig.until(lambda: not open_at(a, b) and not open_at(b, b))
     assert open_at(a, a) == open_at(b, a) == share_of(a, a, b)
+
+
+async def test_slots_without_environments_go_at_once_and_the_others_a_few_at_a_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "_HAND_OVER_AT_ONCE", 2)
+    a, b_record = rig.join(), worker()
+    await rig.until(lambda: a.owned == ALL)
+    owners = Ring([a.address, b_record.address]).assignments
+    wanted = [slot for slot in range(NUM_SLOTS) if owners[slot] == b_record.address]
+    a.environments.in_slot.update(wanted[:5])
+    b = rig.join(b_record)
+    await rig.until(lambda: a.member.cluster is not None and len(a.member.cluster.workers) == 2)
+    await rig.pass_time(TIMES.settle_s)
+    await rig.until(lambda: rig.is_balanced(a, b))
+    assert a.environments.hand_overs == 3
 
 
 async def test_a_worker_alone_is_settled_when_nobody_else_came_for_a_moment(rig: Rig) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import logging
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -37,9 +36,11 @@ from verl_agent_env.wire.suspicions import Suspicion
 logger = logging.getLogger(__name__)
 
 _HAND_OVER_AT_ONCE = 128
-"""Slots for one receiver, and"""
+"""Slots with environments for one receiver, and"""
 _HAND_OVER_IN_ALL = 512
-"""for all of them, that are handed over in one call."""
+"""for all of them, that are handed over in one call; and"""
+_EMPTY_IN_ALL = 4096
+"""slots without any: nobody waits for these, but the store is busy with them."""
 
 
 class HostedEnvironments(Protocol):
@@ -398,20 +399,22 @@ class ClusterAgent:
         return changed
 
     def _ready_to_go(self, moves: Mapping[str, Mapping[int, str]]) -> dict[str, dict[int, str]]:
-        """Leave out slots that must stay for now. A few at a time: environments in them wait until the next owner has them."""
+        """Leave out slots that must stay for now; of those with environments, which wait until the next owner has them, all but a few."""
         now = asyncio.get_running_loop().time()
         self._unwritten = {slot: at for slot, at in self._unwritten.items() if at > now}
-        left, ready = _HAND_OVER_IN_ALL, {}
+        in_use = frozenset(self._environments.slots_in_use())
+        left, left_empty, ready = _HAND_OVER_IN_ALL, _EMPTY_IN_ALL, {}
         for receiver, tokens in moves.items():
-            free = (
-                (slot, token)
-                for slot, token in tokens.items()
+            free = [
+                slot
+                for slot in tokens
                 if slot not in self._unwritten and not self._environments.count_not_durable(slot)
-            )
-            chosen = dict(itertools.islice(free, min(left, _HAND_OVER_AT_ONCE)))
-            left -= len(chosen)
-            if chosen:
-                ready[receiver] = chosen
+            ]
+            full = [slot for slot in free if slot in in_use][: min(left, _HAND_OVER_AT_ONCE)]
+            empty = [slot for slot in free if slot not in in_use][:left_empty]
+            left, left_empty = left - len(full), left_empty - len(empty)
+            if full or empty:
+                ready[receiver] = {slot: tokens[slot] for slot in (*full, *empty)}
         return ready
 
     def _moves(self, plan: RebalancePlan, cluster: ClusterMap) -> Mapping[str, Mapping[int, str]]:

@@ -30,12 +30,18 @@ class Moved:
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
         self.cluster = Cluster()
-        self.first = self.run(self.cluster.host(specs=SPECS))
+        self.first = self._make_host()
         created = self.run(batch_calls.create(self.first, [LEDGER] * 6))
         self.env_ids = [result[0] for result in created if isinstance(result, tuple)]
         self.run(batch_calls.step(self.first, self.env_ids, [1] * 6, [0] * 6))
-        self.host: Host = self.run(self.cluster.host(specs=SPECS))
+        self.host = self._make_host()
         self.load = self.cluster.log.load
+
+    def _make_host(self) -> Host:
+        made: Host = self.run(self.cluster.host(specs=SPECS))
+        # Loaded here: a loop of made-up time waits for no thread.
+        made.registry.kind(LEDGER.env_name)
+        return made
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(call)
