@@ -73,6 +73,18 @@ async def test_those_that_fit_are_found_in_order(query: dict[str, Any], wanted: 
     assert await found(**query) == wanted
 
 
+async def test_of_episodes_that_ended_in_one_millisecond_the_one_that_was_kept_last_is_first() -> None:
+    store = MemoryEpisodes(1 << 26)
+    for number in range(4):
+        episode = kept_episode(number)
+        store._place(episode.row._replace(ended_at=100.0, run_id=f"run {number}"), episode.to_bytes())
+    asked = EpisodeQuery()
+    page = search.merge_pages([await search.find(store, asked)], asked)
+    assert [row.run_id for row in page.rows] == ["run 3", "run 2", "run 1", "run 0"]
+    runs = search.merge_runs([await search.sum_up(store, asked, points=False)])
+    assert [run.run_id for run in runs] == ["run 3", "run 2", "run 1", "run 0"]
+
+
 async def test_a_page_says_how_many_there_are_of_each_ending_whatever_it_shows() -> None:
     page = await search.find(filled(), EpisodeQuery(run="run 0", ending="success", invalid=False))
     assert page.endings == {"success": 2, "failure": 2, "time_limit": 2}

@@ -141,7 +141,7 @@ def merge_runs(parts: Iterable[Sequence[RunSummary]]) -> list[RunSummary]:
     for part in parts:
         for run in part:
             runs.setdefault(run.run_id, RunSummary(run.run_id)).add(run)
-    return sorted(runs.values(), key=lambda run: -run.ended_at)
+    return sorted(runs.values(), key=lambda run: run.ended_at)[::-1]
 
 
 def sees(row_env_id: str, tag: str | None) -> bool:
@@ -157,6 +157,9 @@ def _select(rows: Sequence[EpisodeRow], query: EpisodeQuery) -> tuple[EpisodePag
     for fits in _judgements(query):
         found = [row for row in found if fits(row)]
     page.total = len(found)
+    # Stores give the oldest first, which is so only where that is asked for.
+    if query.descending or query.sort != "ended_at":
+        found.reverse()
     return page, _sorted(found, query)
 
 
@@ -192,7 +195,7 @@ def _judgements(query: EpisodeQuery) -> Iterable[Callable[[EpisodeRow], bool]]:
 
 
 def _sorted(rows: list[EpisodeRow], query: EpisodeQuery) -> list[EpisodeRow]:
-    """Sort rows; equal ones by their end, the latest first."""
+    """Sort rows; equal ones by their end, the latest first, and those of one millisecond as they are."""
     if query.sort != "ended_at":
         rows.sort(key=attrgetter("ended_at"), reverse=True)
     rows.sort(key=attrgetter(query.sort), reverse=query.descending)
