@@ -10,11 +10,10 @@ import click
 import orjson
 
 from verl_agent_env.client import ServerUnreachableError
-from verl_agent_env.client.transport import Transport, decode_object
+from verl_agent_env.client.transport import MAX_ANSWER_BYTES, Transport, decode_object
 from verl_agent_env.errors import VerlAgentEnvError
 
 _TIMEOUT_S = 30.0
-_MAX_ANSWER_BYTES = 1 << 28
 
 
 def call(url: str, path: str, body: dict[str, Any] | None = None, *, token: str = "") -> dict[str, Any]:
@@ -24,7 +23,7 @@ def call(url: str, path: str, body: dict[str, Any] | None = None, *, token: str 
         click.ClickException: The server does not respond, or responds with an error; the message gives the reason.
     """
     try:
-        transport = Transport(url, token or None, _TIMEOUT_S, 1, _MAX_ANSWER_BYTES)
+        transport = Transport(url, token or None, _TIMEOUT_S, 1, MAX_ANSWER_BYTES)
     except ValueError as unfit:
         raise click.ClickException(f"{unfit}.") from None
     return asyncio.run(_call(transport, path, body))

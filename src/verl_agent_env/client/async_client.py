@@ -15,7 +15,7 @@ from verl_agent_env.client.async_env import AsyncEnv
 from verl_agent_env.client.calls import InitializeItem, ResetResult, TaskLike, TaskName
 from verl_agent_env.client.dispatch import Dispatch, Settings
 from verl_agent_env.client.encoding import encode_actions, encode_value, seconds_of, seed_of, text_of
-from verl_agent_env.client.transport import Transport
+from verl_agent_env.client.transport import MAX_ANSWER_BYTES, Transport
 from verl_agent_env.errors import EnvironmentNotFoundError, VerlAgentEnvError
 from verl_agent_env.types import Action, StepResult
 from verl_agent_env.wire.task_results import TaskStatistics
@@ -48,7 +48,7 @@ class AsyncEnvClient:
         linger_s: float = 0.0,
         max_delay_s: float = 0.05,
         max_connections: int = 64,
-        max_answer_bytes: int = 1 << 28,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         direct: Literal["auto", "never"] = "auto",
         ca_file: str | None = None,
         client_cert: str | tuple[str, str] | None = None,

@@ -35,7 +35,7 @@ from verl_agent_env.client.errors import (
 )
 from verl_agent_env.client.micro_batching import Item, MicroBatcher
 from verl_agent_env.client.owners import Owners
-from verl_agent_env.client.transport import Transport, decode_object, read_object
+from verl_agent_env.client.transport import MAX_ANSWER_BYTES, Transport, decode_object, read_object
 from verl_agent_env.errors import MovedError, VerlAgentEnvError, WorkerUnreachableError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Settings:
     """Seconds that a call waits for a pending request before it is sent beside it."""
     max_connections: int = 64
     """Largest number of open connections."""
-    max_answer_bytes: int = 1 << 28
+    max_answer_bytes: int = MAX_ANSWER_BYTES
     """Largest answer that is read, in bytes."""
     direct: Literal["auto", "never"] = "auto"
     """``auto`` to send calls directly to the worker that owns the environment, if it can be reached from here."""

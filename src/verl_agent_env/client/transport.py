@@ -26,6 +26,8 @@ _CONNECT_S = 5.0
 # Shorter than the 75 s of the server: the client must be the side that closes an idle connection.
 _IDLE_S = 15.0
 _READ_BUFFER_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 1 << 28
+"""Largest answer that is read, in bytes, where nobody says otherwise."""
 _ABANDONED: list[aiohttp.ClientSession] = []
 """Sessions of a parent process or a closed event loop: they cannot be closed here, and warn when they are collected."""
 _IS_SENT: ContextVar[bool] = ContextVar("is_sent")

@@ -20,7 +20,7 @@ from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.environments.live_env import MOVED
 from verl_agent_env.engine.environments.marks import NO_MARK
 from verl_agent_env.engine.episodes import collector as collecting
-from verl_agent_env.engine.episodes.collector import EpisodeOptions
+from verl_agent_env.engine.episodes.collector import EpisodeCollector, EpisodeOptions
 from verl_agent_env.engine.episodes.notes import NOTES_AT_ONCE
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import MovedError
@@ -251,12 +251,17 @@ async def test_notes_are_sorted_out_when_nothing_is_noted_for_a_while(
     await host.stop()
 
 
+def limited_host(store: MemoryEpisodes, registry: Registry) -> tuple[Host, EpisodeCollector]:
+    """A host that keeps episodes, with 100,000 bytes for those that go on, and what collects them."""
+    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_open_bytes=100_000))
+    assert host.collector is not None
+    return host, host.collector
+
+
 async def test_notes_beyond_what_fits_into_memory_are_sorted_out_at_once(
     store: MemoryEpisodes, registry: Registry
 ) -> None:
-    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_open_bytes=100_000))
-    collector = host.collector
-    assert collector is not None
+    host, collector = limited_host(store, registry)
     for _ in range(60):
         await ask(host.close, await play(host, LAKE, ["nothing"] * 20))
         assert collector._written.num_bytes + collector._open_bytes <= 100_000
@@ -269,9 +274,7 @@ async def test_notes_beyond_what_fits_into_memory_are_sorted_out_at_once(
 async def test_beside_long_episodes_notes_are_not_sorted_out_one_by_one(
     store: MemoryEpisodes, registry: Registry
 ) -> None:
-    host = Host(registry, HostLimits(), episodes=EpisodeOptions(store, max_open_bytes=100_000))
-    collector = host.collector
-    assert collector is not None
+    host, collector = limited_host(store, registry)
     env_id = await play(host, LAKE, ["nothing"] * 400, env_kwargs={"max_steps": 1_000_000})
     await collector.sort_out()
     assert collector._open_bytes > 100_000

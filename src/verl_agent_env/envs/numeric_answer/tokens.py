@@ -114,7 +114,7 @@ def _repeating_value(text: str) -> Fraction:
 
 
 def _continued_value(digits: str) -> Fraction:
-    """Return the value of ``0.1666…``: its end repeats if it stands there three times, else it was cut."""
+    """Return the value of ``0.1666…``: its end is a period if it was written three times; else the number was cut."""
     decimals = digits.partition(".")[2]
     for length in range(1, len(decimals) // _REPEATS + 1):
         period = decimals[-length:]
