@@ -87,6 +87,17 @@ def test_class_of_another_package_sets_its_attributes_in_the_body() -> None:
     assert isinstance(error, errors.ExecutionError)
 
 
+def test_result_keeps_nothing_of_where_it_was_raised() -> None:
+    with pytest.raises(InternalError) as raised:
+        try:
+            raise ValueError
+        except ValueError as cause:
+            raise InternalError from cause
+    error = raised.value.as_result()
+    assert error is raised.value
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+
+
 def test_unknown_code_becomes_an_internal_error() -> None:
     assert type(error_from_problem({"code": "from_the_future", "whatever": 1})) is InternalError
     assert type(error_from_problem({})) is InternalError

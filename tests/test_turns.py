@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextvars import copy_context
 
 import pytest
 
 from tests.sim.virtual_loop import VirtualLoop
 from verl_agent_env.errors import AtCapacityError
-from verl_agent_env.turns import Caller, Turns, current_caller
+from verl_agent_env.turns import Caller, Tenant, TenantQueue, Turns, current_caller, current_tenant
 
 PATIENCE_S = 8.0
 
@@ -76,6 +77,45 @@ def test_callers_take_turns_and_their_own_calls_come_in_order(clients: Clients) 
     calls += [clients.start(f"other {nth}", 1.0, other) for nth in range(3)]
     clients.run(*calls)
     assert [name for name, _ in clients.done] == ["one 0", "one 1", "other 0", "one 2", "other 1", "other 2"]
+
+
+def test_tokens_have_places_in_turn_and_so_have_the_runs_of_each(clients: Clients) -> None:
+    clients.turns = Turns(1, "threads")
+
+    def start(tag: str, run_id: str, nth: int) -> asyncio.Task[None]:
+        context = copy_context()
+        context.run(current_tenant.set, Tenant(tag, run_id))
+        return clients.loop.create_task(
+            clients.call(f"{tag}/{run_id} {nth}", 1.0, context.run(Caller, 100.0)), context=context
+        )
+
+    many = [start("a", run_id, nth) for run_id in ("r", "s") for nth in range(3)]
+    clients.run(*many, *(start("b", "r", nth) for nth in range(2)))
+    assert [name for name, _ in clients.done] == [
+        *("a/r 0", "a/r 1", "b/r 0", "a/s 0", "b/r 1", "a/r 2", "a/s 1", "a/s 2")
+    ]
+
+
+def test_caller_that_was_refused_and_waits_again_has_one_turn_at_a_time(clients: Clients) -> None:
+    clients.turns = Turns(1, "threads")
+    again, patient = Caller(PATIENCE_S), Caller(None)
+    slow = clients.start("slow", 1.5 * PATIENCE_S)
+    clients.run(clients.start("again 0", 1.0, again))
+    calls = [clients.start(f"again {nth}", 1.0, again) for nth in (1, 2)]
+    clients.run(slow, *calls, *(clients.start(f"patient {nth}", 1.0, patient) for nth in (0, 1)))
+    assert [name for name, _ in clients.done] == ["slow", "again 1", "patient 0", "again 2", "patient 1"]
+
+
+def test_queue_of_tenants_is_empty_when_all_was_taken() -> None:
+    queue: TenantQueue[int] = TenantQueue()
+    assert not queue
+    for nth in range(6):
+        queue.put(Tenant(str(nth % 2), str(nth % 3)), nth)
+    taken = []
+    while queue:
+        taken.append(queue.pop())
+    assert sorted(taken) == list(range(6))
+    assert [nth % 2 for nth in taken] == [0, 1] * 3
 
 
 def test_who_gets_no_place_for_the_whole_patience_is_refused(clients: Clients) -> None:

@@ -4,20 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
+from typing import Generic, NamedTuple, TypeVar
 
 from verl_agent_env import waits
 from verl_agent_env.errors import AtCapacityError
 from verl_agent_env.spans import note_wait
+from verl_agent_env.types import tag_of
+
+T = TypeVar("T")
+
+
+class Tenant(NamedTuple):
+    """On whose behalf something is done: tokens alternate with each other, and so do the runs of one token."""
+
+    tag: str = ""
+    """Of the token's holder; empty without one."""
+    run_id: str = ""
+    """Of the environments; empty for those without a run."""
+
+
+current_tenant: ContextVar[Tenant] = ContextVar("tenant", default=Tenant())
+"""On whose behalf the running task works."""
+
+
+def tenant_of(env_id: str, run_id: str | None) -> Tenant:
+    """Return on whose behalf something is done with an environment."""
+    return Tenant(tag_of(env_id), run_id or "")
+
+
+class TenantQueue(Generic[T]):
+    """What waits: that of each token in turn, of each of the token's runs in turn, and in a run first come, first served."""
+
+    def __init__(self) -> None:
+        """A queue in which nothing waits."""
+        self._tokens: dict[str, dict[str, deque[T]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
+    def put(self, tenant: Tenant, item: T) -> None:
+        """Have ``item`` wait behind all others of the same run."""
+        self._tokens.setdefault(tenant.tag, {}).setdefault(tenant.run_id, deque()).append(item)
+
+    def pop(self) -> T:
+        """Take what is next; its run, and its token, are then the last in turn.
+
+        Raises:
+            StopIteration: Nothing waits.
+        """
+        tag, runs = next(iter(self._tokens.items()))
+        run_id, items = next(iter(runs.items()))
+        item = items.popleft()
+        # What is put back into a dict is behind all others.
+        del runs[run_id], self._tokens[tag]
+        if items:
+            runs[run_id] = items
+        if runs:
+            self._tokens[tag] = runs
+        return item
 
 
 class Caller:
     """Caller whose calls alternate with those of other callers, and follow each other among themselves."""
 
-    __slots__ = ("patience_s", "places", "served_at", "timer", "waiting")
+    __slots__ = ("is_queued", "patience_s", "places", "served_at", "tenant", "timer", "waiting")
 
     def __init__(self, patience_s: float | None = waits.PLACE_S) -> None:
         """A caller that waits for nothing yet.
@@ -26,11 +80,15 @@ class Caller:
             patience_s: How long it waits while others have all the places; None for as long as it takes.
         """
         self.patience_s = patience_s
+        self.tenant = current_tenant.get()
+        """On whose behalf it calls."""
         self.places = 0
         """Places that it has."""
         self.served_at = 0.0
         """When it had a place last, or began to wait for one."""
         self.waiting: deque[asyncio.Future[None]] = deque()
+        self.is_queued = False
+        """Whether it is among those that a place is given to."""
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -67,7 +125,7 @@ def patiently() -> Context:
 
 
 class Turns:
-    """Gives out places; as soon as one is free, to the caller that has waited longest since its last turn."""
+    """Gives out places; as soon as one is free, to the next token, its next run, and there to the next caller."""
 
     def __init__(self, places: int, resource: str) -> None:
         """Make a number of free places.
@@ -79,24 +137,24 @@ class Turns:
         self._places = places
         self._free = places
         self._resource = resource
-        self._waiting: OrderedDict[Caller, None] = OrderedDict()
+        self._waiting: TenantQueue[Caller] = TenantQueue()
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Hold a place.
+    async def place(self, caller: Caller | None = None) -> AsyncIterator[None]:
+        """Hold a place, of the ``caller`` or else of the running task's.
 
         Raises:
             AtCapacityError: Others have had all of them for the whole patience of the caller.
         """
-        caller = await self.take()
+        caller = await self.take(caller)
         try:
             yield
         finally:
             self.give_back(caller)
 
-    async def take(self) -> Caller:
+    async def take(self, caller: Caller | None = None) -> Caller:
         """Take a place until :meth:`give_back`; returns the caller that holds it."""
-        caller = current_caller.get() or Caller()
+        caller = caller or current_caller.get() or Caller()
         if self._free:
             self._free -= 1
             caller.places += 1
@@ -105,7 +163,7 @@ class Turns:
         granted: asyncio.Future[None] = loop.create_future()
         if not caller.waiting:
             caller.served_at = loop.time()
-            self._waiting[caller] = None
+            self._enqueue(caller)
             self._look_later(caller)
         caller.waiting.append(granted)
         began = time.perf_counter()
@@ -123,7 +181,8 @@ class Turns:
         caller.places -= 1
         caller.served_at = asyncio.get_running_loop().time()
         while self._waiting:
-            following = next(iter(self._waiting))
+            following = self._waiting.pop()
+            following.is_queued = False
             granted = self._next_of(following)
             if granted is not None:
                 following.places += 1
@@ -132,24 +191,23 @@ class Turns:
                 return
         self._free += 1
 
+    def _enqueue(self, caller: Caller) -> None:
+        if not caller.is_queued:
+            caller.is_queued = True
+            self._waiting.put(caller.tenant, caller)
+
     def _next_of(self, caller: Caller) -> asyncio.Future[None] | None:
         """Take the caller's next call, which uses up the caller's turn."""
         while caller.waiting:
             granted = caller.waiting.popleft()
             if not granted.done():
                 if caller.waiting:
-                    self._waiting.move_to_end(caller)
+                    self._enqueue(caller)
                 else:
-                    self._forget(caller)
+                    _forget(caller)
                 return granted
-        self._forget(caller)
+        _forget(caller)
         return None
-
-    def _forget(self, caller: Caller) -> None:
-        self._waiting.pop(caller, None)
-        if caller.timer is not None:
-            caller.timer.cancel()
-            caller.timer = None
 
     def _look_later(self, caller: Caller) -> None:
         if caller.patience_s is not None:
@@ -165,8 +223,15 @@ class Turns:
         if now < caller.served_at + patience_s:
             self._look_later(caller)
             return
-        self._forget(caller)
+        _forget(caller)
         while caller.waiting:
             granted = caller.waiting.popleft()
             if not granted.done():
                 granted.set_exception(AtCapacityError(self._resource, self._places))
+
+
+def _forget(caller: Caller) -> None:
+    """Wait no longer for the caller's patience to end: none of its calls waits."""
+    if caller.timer is not None:
+        caller.timer.cancel()
+        caller.timer = None

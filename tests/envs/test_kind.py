@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import gymnasium
@@ -66,6 +67,11 @@ def test_arguments_that_came_long_ago_are_let_go(lake: EnvKind) -> None:
 def test_large_arguments_are_not_kept(lake: EnvKind) -> None:
     large = {"task_prompt": "x" * 5000}
     assert lake.validate(large) is not lake.validate(large)
+    arguments = lake.validate(large)
+    kept = weakref.ref(arguments)
+    assert lake.fitting(arguments) is lake.fitting(arguments)
+    del arguments
+    assert kept() is None
 
 
 @pytest.mark.parametrize(

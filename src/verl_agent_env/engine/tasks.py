@@ -175,7 +175,7 @@ class TaskFinder:
             try:
                 task = await self.find(request.env_name, *named, request.env_kwargs, budget=budget)
             except VerlAgentEnvError as error:
-                assigned.append(error)
+                assigned.append(error.as_result())
                 continue
             # Requests with equal arguments share one object, which is then checked and sent once.
             same = task.env_kwargs == request.env_kwargs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -61,8 +62,8 @@ class EnvKind:
         """True if the result of ``calls_of`` determines an action's effect."""
         self._validated: OrderedDict[bytes, Any] = OrderedDict()
         self._variants: dict[tuple[Execution, bool, bool, bool], EnvKind] = {}
-        self._fitting: dict[int, tuple[Any, EnvKind]] = {}
-        """Keyed by the identity of arguments; the arguments are kept so that the identity stays unique."""
+        self._fitting: dict[int, tuple[weakref.ref[Any], EnvKind]] = {}
+        """Keyed by the identity of arguments, for as long as these exist."""
 
     @property
     def durability(self) -> Durability:
@@ -108,12 +109,11 @@ class EnvKind:
         if not self.is_chat_env:
             return self
         # Environments with equal arguments share them as one object.
-        known = self._fitting.get(id(arguments))
-        if known is None or known[0] is not arguments:
-            fitting = self._variant(arguments)
-            if len(self._fitting) >= _MAX_CACHED_ARGUMENTS:
-                self._fitting.clear()
-            known = self._fitting[id(arguments)] = arguments, fitting
+        key = id(arguments)
+        known = self._fitting.get(key)
+        if known is None:
+            gone = weakref.ref(arguments, lambda _: self._fitting.pop(key, None))
+            known = self._fitting[key] = gone, self._variant(arguments)
         return known[1]
 
     def _variant(self, arguments: Any) -> EnvKind:

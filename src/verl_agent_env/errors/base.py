@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform
 
 
 @dataclass_transform(eq_default=False)
@@ -45,6 +45,15 @@ class VerlAgentEnvError(Exception):
 
     def __str__(self) -> str:
         return self.detail
+
+    def as_result(self) -> Self:
+        """Return this error as the result of one of many items: without its traceback and its cause.
+
+        These keep the frames that they went through, the frames keep all other results, and among them this error: a cycle that
+        only the garbage collector ends.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
     def fields(self) -> dict[str, Any]:
         """Return the error's own typed fields."""

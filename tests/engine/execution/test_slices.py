@@ -8,6 +8,7 @@ import pytest
 
 from tests.waiting import no_hang
 from verl_agent_env.engine.execution.slices import Slices
+from verl_agent_env.turns import Tenant, current_tenant
 
 
 async def test_between_two_slices_of_whatever_works_the_loop_comes_round() -> None:
@@ -32,6 +33,22 @@ async def test_between_two_slices_of_whatever_works_the_loop_comes_round() -> No
     is_over = True
     assert [name for _, name in seen] == list("abc" * 5)
     assert len({at for at, _ in seen}) == 15
+
+
+async def test_who_has_many_works_gets_no_more_slices_than_who_has_one() -> None:
+    slices, seen = Slices(), []
+
+    async def work(tenant: Tenant) -> None:
+        current_tenant.set(tenant)
+        for _ in range(5):
+            await slices.turn()
+            seen.append(tenant)
+
+    many = [Tenant("a", "r")] * 20 + [Tenant("a", "s")]
+    async with no_hang():
+        await asyncio.gather(*(work(tenant) for tenant in (*many, Tenant("b"))))
+    assert [tenant.tag for tenant in seen[:10]] == ["a", "b"] * 5
+    assert [tenant.run_id for tenant in seen[:20] if tenant.tag == "a"][:10] == ["r", "s"] * 5
 
 
 async def test_work_that_was_cancelled_takes_no_turn() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +26,10 @@ from verl_agent_env.errors import (
     SequenceGapError,
     SequenceStaleError,
     UnknownEnvNameError,
+    VerlAgentEnvError,
 )
+from verl_agent_env.turns import Tenant, current_tenant
+from verl_agent_env.types import tag_of_holder
 from verl_agent_env.wire.operations import operations_of
 from verl_agent_env.wire.results import EncodedReset, EncodedStep
 
@@ -266,6 +271,62 @@ async def test_items_that_run_elsewhere_are_begun_in_turns_with_others(
     assert len({total(answer) for answer in answers}) == 1
     # One before it is looked at, and one before it begins.
     assert slices.turns >= 390
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread", "async"])
+async def test_answers_of_a_batch_with_errors_are_gone_as_soon_as_they_are_let_go(
+    host: Host, create: Create, kind: str
+) -> None:
+    env_ids = [await create(host, kind) for _ in range(3)]
+    host.close(env_ids[0])
+    gc.collect()
+    gc.disable()
+    try:
+        answers = await batch_calls.step(host, [*env_ids, "000-none"], ["1"] * 4, [0, 5, 0, 0])
+        assert [type(answer) for answer in answers[:2]] == [EnvironmentClosedError, SequenceGapError]
+        kept = [weakref.ref(answer) for answer in answers if isinstance(answer, VerlAgentEnvError)]
+        assert len(kept) == 3
+        del answers
+        assert not [answer for answer in kept if answer() is not None]
+    finally:
+        gc.enable()
+
+
+async def test_batch_has_slices_for_the_run_of_its_first_environment(
+    make_host: Callable[..., Host], create: Create
+) -> None:
+    host, seen = make_host(yield_after_s=1e-9), set()
+
+    class Seeing(Slices):
+        """Notes who waits."""
+
+        async def turn(self) -> None:
+            seen.add(current_tenant.get())
+            await super().turn()
+
+    host.slices = Seeing()
+    tag = tag_of_holder("someone")
+    requests = [CreateRequest("probe/inline-v0", 1, run_id="training", tag=tag)] * 2
+    made = await batch_calls.create(host, requests)
+    await batch_calls.step(host, [created.env_id for created in made], ["1", "1"], None)
+    assert seen == {Tenant(tag, "training")}
+
+
+async def test_run_that_asks_for_many_threads_leaves_some_to_others(
+    make_host: Callable[..., Host], create: Create
+) -> None:
+    host, done = make_host(max_threads=1), []
+
+    async def step(name: str, env_id: str) -> None:
+        await await_maybe(host.step(env_id, "1"))
+        done.append(name)
+
+    many = [await create(host, "thread", run_id="many") for _ in range(20)]
+    one = await create(host, "thread", run_id="one")
+    steps = [asyncio.create_task(step("many", env_id)) for env_id in many]
+    await asyncio.sleep(0)
+    await asyncio.gather(*steps, asyncio.create_task(step("one", one)))
+    assert done.index("one") <= 2
 
 
 class Counted(enum.Enum):

@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import Any, TypeVar, cast
 
 from verl_agent_env.engine.calls.first_actions import FirstSteps, play_first
@@ -38,6 +39,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.spans import note_wait
+from verl_agent_env.turns import current_tenant, tenant_of
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
 from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep, PlayedBeginning
@@ -103,7 +105,9 @@ class Calls:
         if env_id is not None:
             creating = self._creating.get(env_id)
             if creating is None:
-                creating = self._creating[env_id] = self._start(self._create(instance, request, epoch))
+                creating = self._creating[env_id] = self._start(
+                    self._create(instance, request, epoch), instance
+                )
                 creating.add_done_callback(lambda _: self._creating.pop(env_id))
             return await asyncio.shield(creating)
         try:
@@ -486,12 +490,16 @@ class Calls:
             return cast("T", await self._lifecycle.hold_back_error(instance, error))
         return await await_maybe(self._lifecycle.hold_back(instance, answer))
 
-    async def _to_the_end(self, call: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+    async def _to_the_end(
+        self, call: Callable[..., Coroutine[Any, Any, T]], instance: LiveEnv, *arguments: Any
+    ) -> T:
         """Carry out a call even if the caller is cancelled: half a call leaves an environment that nobody knows."""
-        return await asyncio.shield(self._start(call(*arguments)))
+        return await asyncio.shield(self._start(call(instance, *arguments), instance))
 
-    def _start(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(call)
+    def _start(self, call: Coroutine[Any, Any, T], instance: LiveEnv) -> asyncio.Task[T]:
+        context = copy_context()
+        context.run(current_tenant.set, tenant_of(instance.env_id, instance.run_id))
+        task = asyncio.get_running_loop().create_task(call, context=context)
         self.under_way.add(task)
         task.add_done_callback(self.under_way.discard)
         return task

@@ -194,6 +194,7 @@ class ThreadRunner:
                     self._idle += not last
                 if last:
                     return
+                del job
                 continue
             job.run()
             with self._lock:

@@ -27,7 +27,7 @@ from verl_agent_env.errors import (
     VerlAgentEnvError,
 )
 from verl_agent_env.spans import note_wait
-from verl_agent_env.turns import Caller, current_caller
+from verl_agent_env.turns import Caller, Tenant, current_caller, current_tenant, tenant_of
 from verl_agent_env.types import slot_of
 from verl_agent_env.wire.codec import encode
 from verl_agent_env.wire.large_bodies import UnreadJson, read_item, require_size
@@ -325,6 +325,7 @@ async def _for_each(
     call = await on_host(host, items, budget)
     absent, writes = _Absent(host), _Writes(host)
     await absent.look_for(items.env_ids)
+    current_tenant.set(_tenant_of(host, items))
     # Its items wait for each other, but not for those of others.
     current_caller.set(Caller())
     results: list[Any] = []
@@ -370,6 +371,16 @@ async def _for_each(
     return results
 
 
+def _tenant_of(host: Host, items: BatchItems) -> Tenant:
+    """On whose behalf a batch is carried out: that of its first item."""
+    request = items.wanted[0] if items.wanted else None
+    if isinstance(request, CreateRequest):
+        return Tenant(request.tag, request.run_id or "")
+    env_id = items.env_ids[0] if items.env_ids else ""
+    env = host.env_table.get(env_id)
+    return tenant_of(env_id, None if env is None else env.run_id)
+
+
 async def _run_side_by_side(
     host: Host, offloaded: _Offloaded, absent: _Absent, budget: Budget, results: list[Any]
 ) -> None:
@@ -395,7 +406,7 @@ async def _run_side_by_side(
                     budget.begin()
                 except VerlAgentEnvError as refused:
                     call.close()
-                    results[position] = refused
+                    results[position] = refused.as_result()
                     continue
                 answer_bytes = 0
                 try:
@@ -428,7 +439,7 @@ def _last_size(instance: LiveEnv | None) -> int:
 def _as_answer(error: BaseException) -> VerlAgentEnvError:
     """The error of one item; a defect of ours in one item leaves the others what they got."""
     if isinstance(error, VerlAgentEnvError):
-        return error
+        return error.as_result()
     if not isinstance(error, Exception):
         raise error
     logger.error("batch item failed with an internal error", exc_info=error)

@@ -8,12 +8,14 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from verl_agent_env.chat_completions import Pauses, ResponseTooLongError, passes, post, read_answer
 from verl_agent_env.envs.model_endpoints.configuration import ModelEndpoint
 from verl_agent_env.errors import EndpointBudgetSpentError, EndpointUnavailableError
 from verl_agent_env.messages.content import content_text, well_formed
+from verl_agent_env.turns import Caller, Turns
 from verl_agent_env.types import Message
 
 MAX_COMPLETION_BYTES = 1 << 18
@@ -76,7 +78,7 @@ async def _attempt(endpoint: ModelEndpoint, body: Mapping[str, Any], remaining_s
     """Send one request, and return the text of its completion."""
     timeout_s = min(endpoint.timeout_s, remaining_s)
     try:
-        async with asyncio.timeout(remaining_s), _turns(endpoint):
+        async with asyncio.timeout(remaining_s), _place(endpoint):
             _spend(endpoint)
             async with asyncio.timeout(timeout_s):
                 return _text_of(await _post(endpoint, body))
@@ -132,9 +134,7 @@ def _text_of(received: bytes) -> str:
 
 _spent: Counter[str] = Counter()
 _spent_lock = threading.Lock()
-_semaphores: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = (
-    weakref.WeakKeyDictionary()
-)
+_places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Turns]] = weakref.WeakKeyDictionary()
 
 
 def requests_spent(name: str) -> int:
@@ -154,7 +154,10 @@ def _spend(endpoint: ModelEndpoint) -> None:
         _spent[endpoint.name] += 1
 
 
-def _turns(endpoint: ModelEndpoint) -> asyncio.Semaphore:
-    """Return what bounds the concurrent requests of this event loop."""
-    semaphores = _semaphores.setdefault(asyncio.get_running_loop(), {})
-    return semaphores.setdefault(endpoint.name, asyncio.Semaphore(endpoint.max_concurrent))
+def _place(endpoint: ModelEndpoint) -> AbstractAsyncContextManager[None]:
+    """Wait for one of the concurrent requests of this event loop, which tokens and runs have in turn."""
+    turns = _places.setdefault(asyncio.get_running_loop(), {})
+    resource = f"requests to {endpoint.name}"
+    return turns.setdefault(endpoint.name, Turns(endpoint.max_concurrent, resource)).place(
+        Caller(patience_s=None)
+    )

@@ -26,6 +26,7 @@ from verl_agent_env.server.verbs.create_requests import create_requests, fault_o
 from verl_agent_env.server.verbs.values import CLOSE, INITIALIZE, new_environments
 from verl_agent_env.server.verbs.verb import BatchRunner, EnvironmentVerb, Verb
 from verl_agent_env.spans import note
+from verl_agent_env.turns import Tenant, current_tenant
 from verl_agent_env.wire.batches import encode_closed
 from verl_agent_env.wire.item_faults import Faults, decode_items
 from verl_agent_env.wire.large_bodies import Turn
@@ -142,6 +143,7 @@ class BatchHandlers:
         return Response(encode_closed(closed, errors))
 
     async def _decode(self, model: type[RequestT], request: Request) -> tuple[RequestT, Faults]:
+        current_tenant.set(Tenant(request.principal.tag))
         return await decode_items(request.body, model, self._turn, self._limits.max_batch_size)
 
     async def _answer(

@@ -154,7 +154,7 @@ class Router:
             slots = {call.slots[position] for position in positions}
             return await self.table.while_at(owner, slots, call.send(owner, positions))
         except VerlAgentEnvError as error:
-            return [error] * len(positions)
+            return [error.as_result()] * len(positions)
 
     def _by_owner(self, slots: Sequence[int], positions: Iterable[int]) -> dict[str | None, list[int]]:
         """Group positions by the owner of their slots; None for slots that nobody may act for."""

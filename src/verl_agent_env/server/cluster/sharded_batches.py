@@ -81,7 +81,7 @@ class ShardedBatches:
             try:
                 items = await self._named(items)
             except VerlAgentEnvError as no_owner:
-                return [no_owner] * len(items)
+                return [no_owner.as_result()] * len(items)
         if items.operations is None:
             items = dataclasses.replace(items, operations=verb.operations(new_call(), items))
         slots, num_slots = [slot_of(env_id) for env_id in items.env_ids], self._router.table.num_slots
@@ -186,7 +186,7 @@ class ShardedBatches:
                 return await self._local.run(batch.verb, items, room)
             return await self._there(batch.verb, address, items, room)
         except VerlAgentEnvError as raised:
-            error = raised
+            error = raised.as_result()
         except Exception:
             # A defect in one part: the others are carried out, and their results must not get lost.
             logger.exception("part of a batch failed with an internal error", extra={"address": address})

@@ -40,7 +40,7 @@ def fault_of(registry: Registry, env_name: str, env_kwargs: Mapping[str, Any]) -
     try:
         registry.kind(env_name).validate(env_kwargs)
     except RequestError as error:
-        return error
+        return error.as_result()
     except Exception:
         # The environment's own code: making it fails too, and says so.
         logger.warning(
