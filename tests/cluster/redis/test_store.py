@@ -378,3 +378,24 @@ async def test_change_by_an_earlier_version_of_this_software_is_not_missed(
         assert not (await store.read_map(later)).owners
     await client.aclose()
     assert len(tokens) == 4
+
+
+async def test_dead_worker_ends_in_its_time_although_the_clock_of_redis_went_back(redis_server: RedisProcess) -> None:
+    keys, shift_ms = Keys(), 10 * int(1000 * TTL_S)
+    dead, silent, alive = (worker(name=name) for name in ("dead", "silent", "alive"))
+    async with connected(redis_server.url, keys) as store, Redis.from_url(redis_server.url) as direct:
+        await store.heartbeat(dead, 0.1)
+        await store.heartbeat(silent, TTL_S)
+        # As everything that is dated by the clock lies further ahead now.
+        for record in (dead, silent):
+            await direct.pexpire(keys.lease(record.incarnation), shift_ms)
+            await direct.zincrby(keys.expiries, shift_ms, record.name)
+        async with no_hang():
+            await store.heartbeat(alive, 2 * TTL_S)
+            while dead.incarnation in (await store.read_map()).workers:
+                await asyncio.sleep(0.01)
+        assert await direct.pttl(keys.lease(silent.incarnation)) <= 1000 * TTL_S
+        # Nor is a lease shorter than its worker believes.
+        assert await direct.pttl(keys.lease(silent.incarnation)) > 1000 * TTL_S - 1000 * HANG_S
+        await store.heartbeat(silent, TTL_S)
+        assert set((await store.read_map()).workers) == {silent.incarnation, alive.incarnation}

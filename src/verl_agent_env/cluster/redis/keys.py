@@ -98,7 +98,7 @@ class Keys:
         return f"{{{self.namespace}}}:w:"
 
     def lease(self, incarnation: str) -> str:
-        """Hash with ``record, name, supervisor, shape, address``; expires with its worker's lease."""
+        """Hash with ``record, name, supervisor, shape, address, ttl``; expires with its worker's lease."""
         return self.lease_prefix + incarnation
 
     @property

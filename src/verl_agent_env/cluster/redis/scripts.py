@@ -132,11 +132,18 @@ if holder and holder ~= inc and not replaced then changed(news, holder) end
 if redis.call('HGET', lease, 'shape') ~= shape then changed(news, inc) end
 -- 'bundles': it sorts out bundles of steps before it reads a journal; earlier versions of this software do not.
 redis.call('HSET', lease, 'record', ARGV[11], 'name', name, 'supervisor', supervisor, 'shape', shape,
-  'address', ARGV[10], 'bundles', '1')
+  'address', ARGV[10], 'bundles', '1', 'ttl', ARGV[5])
 redis.call('PEXPIRE', lease, ARGV[5])
 redis.call('HSET', names, name, inc)
 local now = math.floor(now_us() / 1000)
 redis.call('ZADD', expiries, now + ARGV[5], name)
+-- A lease that lasts longer than it was given for: Redis' clock went back. Its worker may have ended since.
+for _, other in ipairs(redis.call('ZREVRANGEBYSCORE', expiries, '+inf', '(' .. now + ARGV[5], 'LIMIT', 0, 64)) do
+  local other_lease = ARGV[1] .. (redis.call('HGET', names, other) or '')
+  local ttl = tonumber(redis.call('HGET', other_lease, 'ttl') or ARGV[5])
+  if redis.call('PTTL', other_lease) > ttl then redis.call('PEXPIRE', other_lease, ttl) end
+  if tonumber(redis.call('ZSCORE', expiries, other)) > now + ttl then redis.call('ZADD', expiries, now + ttl, other) end
+end
 -- An expired lease changes the map without a write: the next heartbeat of any worker notices it, a few at a time.
 for _, other in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', now, 'LIMIT', 0, 64)) do
   local last = redis.call('HGET', names, other)
