@@ -380,7 +380,9 @@ async def test_change_by_an_earlier_version_of_this_software_is_not_missed(
     assert len(tokens) == 4
 
 
-async def test_dead_worker_ends_in_its_time_although_the_clock_of_redis_went_back(redis_server: RedisProcess) -> None:
+async def test_dead_worker_ends_in_its_time_although_the_clock_of_redis_went_back(
+    redis_server: RedisProcess,
+) -> None:
     keys, shift_ms = Keys(), 10 * int(1000 * TTL_S)
     dead, silent, alive = (worker(name=name) for name in ("dead", "silent", "alive"))
     async with connected(redis_server.url, keys) as store, Redis.from_url(redis_server.url) as direct:

@@ -110,9 +110,9 @@ async def test_environments_that_compute_too_long_in_all_are_refused(make_host: 
     host = make_host(max_batch_compute_s=1.0)
     quick = CreateRequest("verl_env/sokoban-v0", 1)
     slow = CreateRequest("verl_env/sokoban-v0", 1, SLOW)
-    costs_s = host.computing_ms(slow) / 1000
+    costs_s = host.calls.check(slow).computing_ms / 1000
     assert costs_s > 0.5
-    assert host.computing_ms(quick) == 0
+    assert host.calls.check(quick).computing_ms == 0
     results = await batch_calls.create(host, [quick, slow, quick, slow, quick])
     assert [type(result) for result in results] == [
         Created,

@@ -292,6 +292,15 @@ async def test_answers_of_a_batch_with_errors_are_gone_as_soon_as_they_are_let_g
         gc.enable()
 
 
+async def test_batch_checks_large_arguments_once_and_its_environments_share_them(
+    make_host: Callable[..., Host],
+) -> None:
+    host, chat = make_host(), {"task_prompt": "x" * 30_000}
+    requests = [CreateRequest("verl_env/single_turn_chat-v0", seed, chat) for seed in range(5)]
+    made = [host.env_table.find(created.env_id) for created in await batch_calls.create(host, requests)]
+    assert len({id(instance.arguments) for instance in made}) == 1
+
+
 async def test_batch_has_slices_for_the_run_of_its_first_environment(
     make_host: Callable[..., Host], create: Create
 ) -> None:

@@ -248,6 +248,33 @@ def test_trailers_beyond_the_limits_are_refused(
         assert is_healthy(narrow)
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "first", "rest"),
+    [
+        ("/healthz", "X: " + "x" * 9_000, b"", b"a: b\r\n" * 60 + b"X: " + b"x" * 60_000),
+        (STEP, CHUNKED, b"2\r\n{}\r\n0\r\n", b"X: " + b"x" * 40_000 + b"\r\ny: " + b"x" * 20_000),
+    ],
+    ids=["head", "trailers"],
+)
+def test_what_breaks_two_limits_at_once_is_refused_once(
+    narrow: Served,
+    narrow_wire: Wire,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    more: str,
+    first: bytes,
+    rest: bytes,
+) -> None:
+    request = http_request("POST" if first else "GET", path, first, more)
+    narrow_wire.send(request if first else request[:-2])
+    time.sleep(0.05)
+    narrow_wire.send(rest)
+    assert narrow_wire.answer()[0] in (422, 431)
+    assert narrow_wire.is_closed()
+    assert is_healthy(narrow)
+    assert "Fatal error" not in caplog.text
+
+
 def test_what_stands_around_chunks_is_limited(narrow: Served, narrow_wire: Wire) -> None:
     narrow_wire.send(http_request("POST", STEP, b"", CHUNKED))
     with sending(narrow_wire, [b"1;" + b"x" * 20_000_000]):

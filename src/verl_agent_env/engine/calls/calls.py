@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from verl_agent_env.engine.calls.first_actions import FirstSteps, play_first
 from verl_agent_env.engine.calls.lifecycle import (
+    CheckedKind,
     CreateRequest,
     Lifecycle,
     encode_action,
@@ -72,6 +73,8 @@ class Calls:
     def __init__(self, lifecycle: Lifecycle) -> None:
         """Make calls on the environments of ``lifecycle``."""
         self._lifecycle = lifecycle
+        self.check = lifecycle.check
+        """Checks the name and the keyword arguments of a request, for :meth:`create`."""
         self._limits, self._clock = lifecycle.limits, lifecycle.clock
         self._env_table, self._executor = lifecycle.env_table, lifecycle.executor
         self._get, self._find = lifecycle.env_table.get, lifecycle.env_table.find
@@ -87,11 +90,11 @@ class Calls:
 
     # --- create ---------------------------------------------------------------------------------------------
 
-    def create(self, request: CreateRequest) -> AwaitableOrValue[Created]:
+    def create(self, request: CreateRequest, checked: CheckedKind | None = None) -> AwaitableOrValue[Created]:
         """Make an environment and begin its first episode; see :meth:`~verl_agent_env.engine.host.host.Host.create`."""
         if request.env_id is not None and self._env_table.is_known(request.env_id):
             return self._lifecycle.created_before(self._find(request.env_id), request)
-        instance = self._lifecycle.prepare(request)
+        instance = self._lifecycle.prepare(request, checked)
         if instance.kind.execution != "inline":
             return self._create_offloaded(instance, request)
         with self._env_table.reserved(instance):

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import orjson
 
@@ -25,6 +25,7 @@ from verl_agent_env.engine.group_commit.groups import Group
 from verl_agent_env.engine.group_commit.pending import PendingAnswer, await_maybe
 from verl_agent_env.engine.persistence.recorder import Recorder
 from verl_agent_env.envs.base import ChatEnv
+from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import Registry
 from verl_agent_env.errors import (
     ActionTooLargeError,
@@ -71,6 +72,17 @@ class CreateRequest:
     """Of its holder, for a new id; see :func:`~verl_agent_env.types.tagged_env_id`."""
 
 
+class CheckedKind(NamedTuple):
+    """What was found of the name and the keyword arguments of a request, which others with the same ones may share."""
+
+    kind: EnvKind
+    """The one under which environments with these arguments run."""
+    arguments: Any
+    """Result of the kind's ``validate``."""
+    computing_ms: float
+    """About how many milliseconds an environment computes in a thread until its first episode has begun."""
+
+
 class Lifecycle:
     """Creates and disposes of the environments of one host."""
 
@@ -106,24 +118,19 @@ class Lifecycle:
         self._registry = registry
         self._num_slots = num_slots
 
-    def prepare(self, request: CreateRequest) -> LiveEnv:
-        """An instance without an environment yet, once what is asked for was checked.
+    def check(self, request: CreateRequest) -> CheckedKind:
+        """Check the name and the keyword arguments of a request.
 
         Raises:
-            UnknownEnvNameError, InvalidEnvArgumentsError, ArgumentsTooLargeError: It cannot be built, or not be kept.
+            UnknownEnvNameError, InvalidEnvArgumentsError: It cannot be built.
             EnvironmentFailedError: Its module or its check of arguments raised.
-            ShuttingDownError: The host stops.
-            EnvironmentEndedWorkerError: A worker ended over the making of this very environment.
         """
-        if self.is_stopping:
-            raise ShuttingDownError
-        refusal = None if request.env_id is None else self.suspicions.refusal(request.env_id)
-        if refusal is not None:
-            raise refusal
         try:
             kind = self._registry.kind(request.env_name)
             arguments = kind.validate(request.env_kwargs)
-            kind = kind.fitting(arguments)
+            fitting = kind.fitting(arguments)
+            computing_ms = kind.cost_ms(arguments) if fitting.execution == "compute" else 0.0
+            return CheckedKind(fitting, arguments, computing_ms)
         except VerlAgentEnvError:
             raise
         except ENV_FAULTS as fault:
@@ -134,6 +141,26 @@ class Lifecycle:
                 extra={"env_name": request.env_name},
             )
             raise EnvironmentFailedError("", type(fault).__name__) from fault
+
+    def prepare(self, request: CreateRequest, checked: CheckedKind | None = None) -> LiveEnv:
+        """An instance without an environment yet, once what is asked for was checked.
+
+        Args:
+            request: What is asked for.
+            checked: Result of :meth:`check`, if it is known.
+
+        Raises:
+            ArgumentsTooLargeError: It cannot be kept.
+            ShuttingDownError: The host stops.
+            EnvironmentEndedWorkerError: A worker ended over the making of this very environment.
+            VerlAgentEnvError: As :meth:`check`.
+        """
+        if self.is_stopping:
+            raise ShuttingDownError
+        refusal = None if request.env_id is None else self.suspicions.refusal(request.env_id)
+        if refusal is not None:
+            raise refusal
+        kind, arguments, _ = checked or self.check(request)
         ttl_s = request.ttl_s if request.ttl_s is not None else self.limits.default_ttl_s
         env_id = request.env_id or self._new_env_id(request.tag)
         instance = LiveEnv(env_id, kind, arguments, request.run_id, ttl_s)

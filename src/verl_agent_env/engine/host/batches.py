@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -13,7 +14,7 @@ from types import CoroutineType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from verl_agent_env.engine.calls.calls import Calls
-from verl_agent_env.engine.calls.lifecycle import CreateRequest
+from verl_agent_env.engine.calls.lifecycle import CheckedKind, CreateRequest
 from verl_agent_env.engine.environments.live_env import LiveEnv
 from verl_agent_env.engine.execution.budget import WHOLE_ROOM, AnswerRoom, Budget
 from verl_agent_env.engine.group_commit.groups import Group
@@ -206,16 +207,20 @@ def each(call_of: Callable[[Calls], Call[T]]) -> OnHost[T]:
 async def create_each(host: Host, items: BatchItems, budget: Budget) -> Call[Created]:
     """Make the call that creates an environment for each request; what they compute at most is counted in the budget."""
     await host.kinds.load({request.env_name for request in items.wanted or ()})
-    costs: dict[tuple[str, int], float] = {}
+    known: dict[tuple[str, int], CheckedKind | None] = {}
 
     def create(_: str, request: CreateRequest, *__: Any) -> AwaitableOrValue[Created]:
         # Neighbours share their arguments, as objects.
         key = request.env_name, id(request.env_kwargs)
-        is_new = key not in costs
+        is_new = key not in known
         if is_new:
-            costs[key] = host.computing_ms(request)
-        budget.compute(costs[key])
-        created = host.calls.create(request)
+            # What cannot be made is refused below.
+            with contextlib.suppress(VerlAgentEnvError):
+                known[key] = host.calls.check(request)
+        checked = known.setdefault(key, None)
+        if checked is not None:
+            budget.compute(checked.computing_ms)
+        created = host.calls.create(request, checked)
         if is_new and isinstance(created, CoroutineType):
             budget.expect(_size_as_json(request.env_kwargs))
         return created

@@ -204,18 +204,6 @@ class Host:
         except ENV_FAULTS:
             return False
 
-    def computing_ms(self, request: CreateRequest) -> float:
-        """About how many milliseconds an environment computes in a thread until its first episode has begun.
-
-        0 for one that computes elsewhere, or cannot be made: :meth:`create` says why.
-        """
-        try:
-            kind = self.registry.kind(request.env_name)
-            arguments = kind.validate(request.env_kwargs)
-        except ENV_FAULTS:
-            return 0.0
-        return kind.cost_ms(arguments) if kind.fitting(arguments).execution == "compute" else 0.0
-
     def reset(
         self,
         env_id: str,

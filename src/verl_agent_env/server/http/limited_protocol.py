@@ -373,6 +373,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, refusal: VerlAgentEnvError) -> None:
         """Answer with an error, take in nothing any more, and close the connection."""
+        if self._is_refused:
+            # What made the parser stop may break another limit as well.
+            return
         self._is_refused = True
         self.clear_deadline()
         self.loop.call_later(_LINGER_S, self.transport.close)
