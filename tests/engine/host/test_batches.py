@@ -31,7 +31,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.turns import Tenant, current_tenant
 from verl_agent_env.types import tag_of_holder
 from verl_agent_env.wire.operations import operations_of
-from verl_agent_env.wire.results import EncodedReset, EncodedStep
+from verl_agent_env.wire.results import Created, EncodedReset, EncodedStep
 
 Create = Callable[..., Any]
 
@@ -297,8 +297,9 @@ async def test_batch_checks_large_arguments_once_and_its_environments_share_them
 ) -> None:
     host, chat = make_host(), {"task_prompt": "x" * 30_000}
     requests = [CreateRequest("verl_env/single_turn_chat-v0", seed, chat) for seed in range(5)]
-    made = [host.env_table.find(created.env_id) for created in await batch_calls.create(host, requests)]
-    assert len({id(instance.arguments) for instance in made}) == 1
+    made = [one for one in await batch_calls.create(host, requests) if isinstance(one, Created)]
+    assert len(made) == 5
+    assert len({id(host.env_table.find(one.env_id).arguments) for one in made}) == 1
 
 
 async def test_batch_has_slices_for_the_run_of_its_first_environment(
@@ -317,7 +318,8 @@ async def test_batch_has_slices_for_the_run_of_its_first_environment(
     tag = tag_of_holder("someone")
     requests = [CreateRequest("probe/inline-v0", 1, run_id="training", tag=tag)] * 2
     made = await batch_calls.create(host, requests)
-    await batch_calls.step(host, [created.env_id for created in made], ["1", "1"], None)
+    env_ids = [created.env_id for created in made if isinstance(created, Created)]
+    await batch_calls.step(host, env_ids, ["1", "1"], None)
     assert seen == {Tenant(tag, "training")}
 
 
