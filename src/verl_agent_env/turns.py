@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Tenant(NamedTuple):
-    """On whose behalf something is done: tokens alternate with each other, and so do the runs of one token."""
+    """Token and run on whose behalf something is done; tokens alternate with each other, and so do the runs of one token."""
 
     tag: str = ""
     """Of the token's holder; empty without one."""
@@ -37,7 +37,7 @@ def tenant_of(env_id: str, run_id: str | None) -> Tenant:
 
 
 class TenantQueue(Generic[T]):
-    """What waits: that of each token in turn, of each of the token's runs in turn, and in a run first come, first served."""
+    """Queue from which tokens are served in turn, and the runs of each token in turn; within a run, first come, first served."""
 
     def __init__(self) -> None:
         """A queue in which nothing waits."""

@@ -85,8 +85,9 @@ class _Trial:
         store, (first, second) = self._store, [worker.incarnation for worker in self._workers[::2]]
         # The others may be known to Redis by their digests already; after its restart they are not.
         await self._client.call(lambda: self._client.redis.eval("return 1", 0))
-        for worker in self._workers:
-            await store.heartbeat(worker, _TTL_S)
+        # The later ones find leases that last longer than theirs, and look whether these were meant to.
+        for number, worker in enumerate(self._workers):
+            await store.heartbeat(worker, _TTL_S - number)
         generation, tokens = await store.generation(), await store.claim(first, [_SLOT])
         await self._fence.install(await self._fence.generation(), 0, tokens)
         # Every kind of write, and a repeated one: each uses commands of its own.

@@ -73,7 +73,7 @@ class CreateRequest:
 
 
 class CheckedKind(NamedTuple):
-    """What was found of the name and the keyword arguments of a request, which others with the same ones may share."""
+    """Checked name and keyword arguments of a request, which others with the same ones may share."""
 
     kind: EnvKind
     """The one under which environments with these arguments run."""
