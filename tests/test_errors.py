@@ -87,12 +87,16 @@ def test_class_of_another_package_sets_its_attributes_in_the_body() -> None:
     assert isinstance(error, errors.ExecutionError)
 
 
+def raised_from_another() -> None:
+    try:
+        raise ValueError
+    except ValueError as cause:
+        raise InternalError from cause
+
+
 def test_result_keeps_nothing_of_where_it_was_raised() -> None:
     with pytest.raises(InternalError) as raised:
-        try:
-            raise ValueError
-        except ValueError as cause:
-            raise InternalError from cause
+        raised_from_another()
     error = raised.value.as_result()
     assert error is raised.value
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
