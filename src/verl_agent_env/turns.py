@@ -27,7 +27,10 @@ class Tenant(NamedTuple):
     """Of the environments; empty for those without a run."""
 
 
-current_tenant: ContextVar[Tenant] = ContextVar("tenant", default=Tenant())
+NOBODY = Tenant()
+"""On whose behalf things are done that nobody asked for, or somebody without a token and a run."""
+
+current_tenant: ContextVar[Tenant] = ContextVar("tenant", default=NOBODY)
 """On whose behalf the running task works."""
 
 

@@ -394,7 +394,7 @@ async def test_dead_worker_ends_in_its_time_although_the_clock_of_redis_went_bac
             await direct.zincrby(keys.expiries, shift_ms, record.name)
         async with no_hang():
             await store.heartbeat(alive, 2 * TTL_S)
-            while dead.incarnation in (await store.read_map()).workers:
+            while dead.incarnation in (await store.read_map()).workers:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.01)
         assert await direct.pttl(keys.lease(silent.incarnation)) <= 1000 * TTL_S
         # Nor is a lease shorter than its worker believes.
