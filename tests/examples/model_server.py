@@ -122,7 +122,7 @@ def serving_model(
 ) -> Iterator[ModelServer]:
     """The service, in a thread."""
     server = ModelServer(answers, troubles)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield server

@@ -58,7 +58,7 @@ class Model(BaseHTTPRequestHandler):
 def model() -> Iterator[HTTPServer]:
     server = HTTPServer(("127.0.0.1", 0), Model)
     Model.requests = []
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
     server.shutdown()

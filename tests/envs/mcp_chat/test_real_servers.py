@@ -88,7 +88,7 @@ def page() -> Iterator[str]:
             """Says nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Pages)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/page.html"
     server.shutdown()
