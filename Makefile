@@ -111,11 +111,11 @@ test: install programs  ## Run all checks and tests, as CI does
 	$(MAKE) --no-print-directory --jobs 2 lint pytest
 
 pytest: install programs
-	$(BIN)/pytest -n 3 --dist worksteal --durations=10 $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal --durations=10 $(ARGS)
 
 # Apart from make test: what is traced takes more than twice its time.
 coverage: install programs  ## Show which branches of cluster, engine and envs their own tests run
-	$(BIN)/pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered $(or $(ARGS),tests/cluster tests/contract tests/engine tests/envs)
+	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term:skip-covered $(or $(ARGS),tests/cluster tests/contract tests/engine tests/envs)
 
 # Debian's browser, with a font that makes all pictures alike.
 chromium:

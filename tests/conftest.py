@@ -22,6 +22,7 @@ import pytest
 
 from tests import depth, surroundings
 from tests.children import ROOT
+from tests.distribution import in_shares
 from tests.preloaded import ForkedProcess, preloaded
 from tests.sim.virtual_loop import VirtualLoop
 from tests.steered import SteeredLoop
@@ -66,9 +67,15 @@ _PROCESSES = frozenset(("start_server", "cluster", "hosts", "installed", "run_lo
 """Fixtures that start processes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what is too long for every day; begin with the longest, so that nobody waits for one of them in the end."""
-    items.sort(key=lambda item: _PROCESSES.isdisjoint(getattr(item, "fixturenames", ())))
+    shares: int = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = in_shares(
+        items,
+        shares,
+        lambda item: not _PROCESSES.isdisjoint(getattr(item, "fixturenames", ())),
+        lambda item: item.path,
+    )
     for item in items:
         if depth.is_shallow() and "deep" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="make deep runs it"))
