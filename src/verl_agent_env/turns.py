@@ -54,11 +54,7 @@ class TenantQueue(Generic[T]):
         self._tokens.setdefault(tenant.tag, {}).setdefault(tenant.run_id, deque()).append(item)
 
     def pop(self) -> T:
-        """Take what is next; its run, and its token, are then the last in turn.
-
-        Raises:
-            StopIteration: Nothing waits.
-        """
+        """Take what is next, where something waits; its run, and its token, are then the last in turn."""
         tag, runs = next(iter(self._tokens.items()))
         run_id, items = next(iter(runs.items()))
         item = items.popleft()
