@@ -18,6 +18,9 @@ from tests.conftest import ServerProcess, StartServer
 from tests.pool_process import Pool
 from tests.server.conftest import GATED, LAKE, MakeClient, Problem, app_of
 from tests.waiting import HANG_S, eventually
+from verl_agent_env.engine.execution.slices import Slices
+from verl_agent_env.turns import Tenant, current_tenant
+from verl_agent_env.types import tag_of_holder
 
 TOKENS = {
     "alice": "alice-token-0f3a",
@@ -84,6 +87,28 @@ async def test_another_holders_environment_is_not_there(
             method, f"/api/environment/{env_id}{verb}", json=body, headers=as_(name)
         )
         assert answer.status_code == 200
+
+
+async def test_batches_take_turns_by_token_and_run(
+    monkeypatch: pytest.MonkeyPatch, client: httpx.AsyncClient
+) -> None:
+    seen: set[Tenant] = set()
+    turn = Slices.turn
+
+    async def noting(slices: Slices) -> None:
+        seen.add(current_tenant.get())
+        await turn(slices)
+
+    monkeypatch.setattr(Slices, "turn", noting)
+    for name in ("alice", "bob"):
+        body = {"env_name": LAKE, "num_envs": 3_000, "run_id": "training"}
+        answer = await client.post("/api/batch/initialize", json=body, headers=as_(name))
+        env_ids = answer.json()["env_ids"]
+        steps = {"env_ids": env_ids, "actions": ["right"] * len(env_ids)}
+        assert (await client.post("/api/batch/step", json=steps, headers=as_(name))).json()["errors"] == []
+    assert {tenant.tag for tenant in seen} == {tag_of_holder("alice"), tag_of_holder("bob")}
+    assert {tenant.run_id for tenant in seen} <= {"", "training"}
+    assert Tenant(tag_of_holder("alice"), "training") in seen
 
 
 async def test_every_call_on_one_environment_is_tried_above(client: httpx.AsyncClient) -> None:
