@@ -101,9 +101,10 @@ async def test_batches_take_turns_by_token_and_run(
 
     monkeypatch.setattr(Slices, "turn", noting)
     for name in ("alice", "bob"):
-        body = {"env_name": LAKE, "num_envs": 3_000, "run_id": "training"}
+        # One wrong seed: each item is looked at alone, before anything is known of a run.
+        body = {"env_name": LAKE, "seeds": [*range(1_000), "wrong"], "run_id": "training"}
         answer = await client.post("/api/batch/initialize", json=body, headers=as_(name))
-        env_ids = answer.json()["env_ids"]
+        env_ids = answer.json()["env_ids"][:-1]
         steps = {"env_ids": env_ids, "actions": ["right"] * len(env_ids)}
         assert (await client.post("/api/batch/step", json=steps, headers=as_(name))).json()["errors"] == []
     assert {tenant.tag for tenant in seen} == {tag_of_holder("alice"), tag_of_holder("bob")}
