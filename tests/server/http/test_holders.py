@@ -90,7 +90,7 @@ async def test_another_holders_environment_is_not_there(
 
 
 async def test_batches_take_turns_by_token_and_run(
-    monkeypatch: pytest.MonkeyPatch, client: httpx.AsyncClient
+    monkeypatch: pytest.MonkeyPatch, make_client: MakeClient, token_file: Path
 ) -> None:
     seen: set[Tenant] = set()
     turn = Slices.turn
@@ -100,6 +100,7 @@ async def test_batches_take_turns_by_token_and_run(
         await turn(slices)
 
     monkeypatch.setattr(Slices, "turn", noting)
+    client = await make_client(auth_file=str(token_file))
     for name in ("alice", "bob"):
         # One wrong seed: each item is looked at alone, before anything is known of a run.
         body = {"env_name": LAKE, "seeds": [*range(1_000), "wrong"], "run_id": "training"}
