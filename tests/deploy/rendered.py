@@ -39,6 +39,15 @@ VALUE_SETS: Mapping[str, dict[str, Any]] = {
             "passwordSecret": {"name": "cache"},
         },
     },
+    "several kinds of Redis": {
+        "redis": {
+            "url": "redis+sentinel://s-1.example.org/environments/0",
+            "logs": ["rediss://log-1.example.org:6380/0", "redis://log-2.example.org:6379/0"],
+            "sentinelPasswordSecret": {"name": "sentinels"},
+            "caSecret": {"name": "log-ca"},
+            "clientCertSecret": {"name": "log-client"},
+        },
+    },
     "Sentinels": {
         "redis": {
             "url": "redis+sentinel://s-1.example.org:26379,s-2.example.org/environments/0?wait=1",

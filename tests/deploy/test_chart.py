@@ -84,8 +84,8 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
         },
         [
             "redis.logs must be redis://",
-            "redis.url must begin with rediss://",
-            "redis.url must begin with redis+sentinel://",
+            "redis.url or one of redis.logs must begin with rediss://",
+            "redis.url or one of redis.logs must begin with redis+sentinel://",
         ],
     ),
 ]

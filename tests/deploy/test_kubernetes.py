@@ -332,18 +332,32 @@ def test_nodes_and_watcher_read_redis_and_its_secrets(clusters: dict[str, Render
     assert found["open and large"].plain == "redis://cache.example.org:6379/2"
 
 
-def test_nodes_are_told_of_event_logs_with_the_same_secrets(clusters: dict[str, Rendered]) -> None:
+def test_nodes_are_told_of_event_logs_with_the_secrets_that_each_can_have(
+    clusters: dict[str, Rendered],
+) -> None:
+    password, tls = "password_file=/run/redis/password", "ssl_ca_certs=/run/redis/ca.crt"
+    tls += "&ssl_certfile=/run/redis/tls.crt&ssl_keyfile=/run/redis/tls.key"
+    told = {
+        "event logs": (
+            f"rediss://log-1.example.org:6380/0?{password}",
+            f"rediss://log-2.example.org:6380/0?wait=1&{password}",
+        ),
+        # A URL without TLS or Sentinels is refused with the options of these.
+        "several kinds of Redis": (
+            f"rediss://log-1.example.org:6380/0?{password}&{tls}",
+            f"redis://log-2.example.org:6379/0?{password}",
+        ),
+    }
     for cluster in clusters.values():
         variables = variables_of(cluster.container("nodes", "node"))
-        logs = settings_from_environment(variables).cluster.redis_logs
-        if cluster.name != "event logs":
-            assert logs == ()
-            continue
-        assert logs == (
-            "rediss://log-1.example.org:6380/0?password_file=/run/redis/password",
-            "rediss://log-2.example.org:6380/0?wait=1&password_file=/run/redis/password",
-        )
-        assert variables["VERL_AGENT_ENV_REDIS"].endswith("/0?password_file=/run/redis/password")
+        assert settings_from_environment(variables).cluster.redis_logs == told.get(cluster.name, ())
+        if cluster.name == "event logs":
+            assert variables["VERL_AGENT_ENV_REDIS"].endswith(f"/0?{password}")
+        if cluster.name == "several kinds of Redis":
+            assert variables["VERL_AGENT_ENV_REDIS"] == (
+                f"redis+sentinel://s-1.example.org/environments/0?{password}"
+                "&sentinel_password_file=/run/redis/sentinel-password"
+            )
 
 
 def test_nodes_and_watcher_use_one_namespace(clusters: dict[str, Rendered]) -> None:

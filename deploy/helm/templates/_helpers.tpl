@@ -57,9 +57,10 @@ capabilities: {drop: [ALL]}
 {{- with first . -}}
 {{- if .passwordSecret.name }}{{ $options = append $options "password_file=/run/redis/password" }}{{ end -}}
 {{- if .passwordSecret.usernameKey }}{{ $options = append $options "username_file=/run/redis/username" }}{{ end -}}
-{{- if .sentinelPasswordSecret.name }}{{ $options = append $options "sentinel_password_file=/run/redis/sentinel-password" }}{{ end -}}
-{{- if .caSecret.name }}{{ $options = append $options "ssl_ca_certs=/run/redis/ca.crt" }}{{ end -}}
-{{- if .clientCertSecret.name }}{{ $options = concat $options (list "ssl_certfile=/run/redis/tls.crt" "ssl_keyfile=/run/redis/tls.key") }}{{ end -}}
+{{- if and .sentinelPasswordSecret.name (contains "+sentinel://" $url) }}{{ $options = append $options "sentinel_password_file=/run/redis/sentinel-password" }}{{ end -}}
+{{- $isTls := hasPrefix "rediss" $url -}}
+{{- if and .caSecret.name $isTls }}{{ $options = append $options "ssl_ca_certs=/run/redis/ca.crt" }}{{ end -}}
+{{- if and .clientCertSecret.name $isTls }}{{ $options = concat $options (list "ssl_certfile=/run/redis/tls.crt" "ssl_keyfile=/run/redis/tls.key") }}{{ end -}}
 {{- end -}}
 {{- $url }}{{ if $options }}{{ ternary "&" "?" (contains "?" $url) }}{{ join "&" $options }}{{ end -}}
 {{- end }}

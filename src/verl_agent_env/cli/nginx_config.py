@@ -44,7 +44,7 @@ _COMMAND_S = 30.0
     "--processes", type=int, default=0, help="Processes of nginx; one for each core when not given."
 )
 @click.option("--max-connections", type=int, default=16_384, show_default=True, help="Clients at one time.")
-@click.option("--user", default="", help="Account of nginx's processes when root starts it.")
+@click.option("--user", default="", metavar="USER[:GROUP]", help="Account of nginx's processes when root starts it.")  # fmt: skip
 @click.option("--tls-cert", default="", metavar="FILE", help="nginx's certificate, PEM: then it speaks TLS.")
 @click.option(
     "--tls-key", default="", metavar="FILE", help="The certificate's key, if it is not in the same file."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import grp
 import os
+import pwd
 import re
 import socket
 import uuid
@@ -74,12 +76,24 @@ def settings_with(**options: Any) -> NginxSettings:
     return NginxSettings(**{"addresses": ("127.0.0.1:8001",), "folder": Path("/run/nginx"), **options})
 
 
-@pytest.mark.parametrize("options", [{}, {"addresses": ()}, {"host": "[::1]", "processes": 3, "user": USER}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"addresses": ()},
+        {"host": "[::1]", "processes": 3, "user": USER},
+        {"user": f"{pwd.getpwuid(os.getuid()).pw_name}:{grp.getgrgid(os.getgid()).gr_name}"},
+        {"addresses": tuple(f"10.0.0.{node}:{8001 + n}" for node in range(50) for n in range(16))},
+        {"addresses": ("[::1]:8001", "[2001:db8::1]:8001"), "host": "::"},
+        {"fronts": ("10.0.0.5/255.0.0.0", "10.0.0.0/0.255.255.255", "::1", "10.0.0.5", "10.0.0.5")},
+    ],
+)
 def test_nginx_accepts_the_text(tmp_path: Path, options: dict[str, Any]) -> None:
     options = {"folder": tmp_path / "deep" / "down", "port": free_port(), **options}
     write_nginx_config(settings_with(**options), tmp_path / "nginx.conf")
     done = run(binary("nginx"), "-t", "-e", "stderr", "-c", str(tmp_path / "nginx.conf"))
     assert done.returncode == 0, done.stderr
+    assert "network" not in done.stderr
 
 
 def test_same_workers_give_the_same_text_in_any_order() -> None:
@@ -113,7 +127,10 @@ def test_a_note_stands_with_its_worker_in_both_groups_and_cannot_break_out() -> 
         {"addresses": ("a b:1",)},
         {"addresses": ("a;b:1",)},
         {"folder": Path("/run/with space")},
+        {"addresses": ("[::1:2:3:4:5:6:7:8:9]:1",)},
         {"host": "a;"},
+        {"host": "unix:/run/nginx.sock"},
+        {"host": "127.0.0.1:9000"},
         {"user": "www data"},
         {"error_log": "{"},
         {"port": 0},
@@ -123,10 +140,11 @@ def test_a_note_stands_with_its_worker_in_both_groups_and_cannot_break_out() -> 
         {"answer_timeout_s": 0},
         {"num_slots": 256},
         {"fronts": ("10.0.0.1; }",)},
+        {"fronts": ("fe80::1%eth0",)},
     ],
 )
 def test_what_nginx_would_misread_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"must|is no address|more than once"):
+    with pytest.raises(ValueError, match=r"must|is no (address|host)|more than once"):
         settings_with(**wrong)
 
 

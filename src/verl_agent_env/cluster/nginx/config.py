@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import orjson
 
-from verl_agent_env.addresses import bare_host, url_host
+from verl_agent_env.addresses import bare_host, parse_address, url_host
 from verl_agent_env.cluster.ring import Ring
 from verl_agent_env.errors import (
     BodyTooLargeError,
@@ -63,7 +63,7 @@ class NginxSettings:
     error_log: str = "stderr"
     """Destination of nginx's error log: ``stderr`` or a file."""
     user: str = ""
-    """Account of nginx's processes when root starts it; nginx's own choice when not given."""
+    """Account of nginx's processes when root starts it, and after a colon its group; nginx's own choice when not given."""
     processes: int = 0
     """nginx's processes; 0 for one for each core."""
     max_connections: int = 16_384
@@ -124,9 +124,11 @@ class NginxSettings:
             raise ValueError(
                 "to workers that speak TLS belong worker_ca and worker_name, and perhaps worker_cert"
             )
+        if self.host != "*" and not is_address(f"{url_host(self.host)}:1"):
+            raise ValueError(f"'{self.host}' is no host to listen on: write an address, a name or *")
         for front in self.fronts:
             try:
-                ipaddress.ip_network(front, strict=False)
+                _network(front)
             except ValueError:
                 raise ValueError(
                     f"'{front}' is no address or network of another nginx: write 10.0.0.1 or 10.0.0.0/8"
@@ -146,7 +148,22 @@ class NginxSettings:
 
 def is_address(text: str) -> bool:
     """Tell whether ``text`` is ``host:port``, safe to put into nginx's configuration."""
-    return _ADDRESS.fullmatch(text) is not None and 0 < int(text.rpartition(":")[2]) <= 65_535
+    host, _, port = text.rpartition(":")
+    if _ADDRESS.fullmatch(text) is None or not 0 < int(port) <= 65_535:
+        return False
+    return not host.startswith("[") or parse_address(bare_host(host)) is not None
+
+
+def _network(front: str) -> str:
+    """Return an address or network as nginx reads it: with the number of its bits, and none besides.
+
+    Raises:
+        ValueError: It is neither, or of one interface only.
+    """
+    network = ipaddress.ip_network(front, strict=False)
+    if "%" in front:
+        raise ValueError(front)
+    return str(network)
 
 
 def nginx_config(settings: NginxSettings) -> str:
@@ -156,7 +173,7 @@ def nginx_config(settings: NginxSettings) -> str:
     """
     # Each client has a connection of its own and one to a worker; besides, both groups of workers keep idle ones.
     connections = 2 * (settings.max_connections + _kept_connections(settings))
-    user = f"user {settings.user};\n" if settings.user else ""
+    user = f"user {settings.user.replace(':', ' ')};\n" if settings.user else ""
     return f"""\
 # Written by 'verl-agent-env nginx-config'. Changes made by hand are lost.
 daemon off;
@@ -249,7 +266,7 @@ map $http_x_request_id $env_request_id {{
 # repeated step by it.
 geo $env_front {{
   default "";
-{"".join(f"  {front} front;{chr(10)}" for front in settings.fronts)}}}
+{"".join(f"  {front} front;{chr(10)}" for front in dict.fromkeys(map(_network, settings.fronts)))}}}
 map $env_front:$http_x_operation_id $env_operation_id {{
   "~^front:(?<env_given_operation>[!-~]{{1,64}})$" $env_given_operation;
   default $request_id;
