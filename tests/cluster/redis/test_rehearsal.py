@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import redis
 
 from tests.cluster.redis_process import RedisProcess
+from tests.ports import free_ports
+from tests.waiting import eventually
 from verl_agent_env.cluster.backends import open_backend
 from verl_agent_env.cluster.redis import log_scripts, scripts
 from verl_agent_env.cluster.redis.keys import Keys
@@ -51,9 +54,9 @@ async def refused(server: RedisProcess, admin: redis.Redis, *rights: str) -> str
 async def test_all_rights_are_enough_and_nothing_stays(
     redis_server: RedisProcess, admin: redis.Redis
 ) -> None:
-    before = set(admin.keys("*.trial-*"))
+    before = set(admin.keys("*:trial-*"))
     assert await refused(redis_server, admin, "~{verl_agent_env*", "&{verl_agent_env*", "+@all") == ""
-    left = set(admin.keys("*.trial-*")) - before
+    left = set(admin.keys("*:trial-*")) - before
     # These are known for a while, by design.
     assert all(0 < admin.ttl(key) <= 600 for key in left)
 
@@ -123,3 +126,60 @@ async def test_settings_that_may_lose_data_are_said(own_redis: RedisProcess) -> 
         client.acl_setuser("limited", enabled=True, passwords=["+word"], keys=["*"], channels=["*"], categories=["+@all"], commands=["-config"])  # fmt: skip
     told = await rehearse(f"redis://limited:word@127.0.0.1:{own_redis.port}/0", Keys().namespace, LIMITS)
     assert not told
+
+
+async def test_two_logs_that_are_one_are_found_whatever_they_are_called(redis_server: RedisProcess) -> None:
+    spellings = [f"redis://{host}:{redis_server.port}/0" for host in ("127.0.0.1", "localhost", "127.0.0.1")]
+    url, *logs = spellings
+    with pytest.raises(StoreUnavailableError, match="another --redis-log leads to the same database"):
+        await rehearse(url, Keys().namespace, LIMITS, logs)
+    # Other databases of one server are others, and the one in which nodes meet may keep a log as well.
+    assert not await rehearse(url, Keys().namespace, LIMITS, [url, f"{logs[0][:-1]}1"])
+
+
+async def test_a_node_of_a_redis_cluster_is_tried_with_the_keys_that_it_has(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with ExitStack() as stack:
+        clients: list[Any] = []
+        servers = []
+        for bus in free_ports(2):
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+            servers.append(RedisProcess(tmp_path_factory.mktemp("node"), *options))
+            stack.callback(servers[-1].stop)
+            clients.append(stack.enter_context(redis.Redis(port=servers[-1].port, decode_responses=True)))
+        ask, other = (client.execute_command for client in clients)
+        has, lacks = (ask("CLUSTER", "KEYSLOT", f"{{{name}}}") for name in ("has", "lacks"))
+        assert has != lacks
+        ask("CLUSTER", "ADDSLOTS", *(slot for slot in range(16_384) if slot != lacks))
+        other("CLUSTER", "ADDSLOTS", lacks)
+        ask("CLUSTER", "MEET", "127.0.0.1", servers[1].port, bus)
+        eventually(lambda: "cluster_state:ok" in str(ask("CLUSTER", "INFO")), what="the Redis Cluster")
+        url = servers[0].url
+        await rehearse(url, "has", LIMITS)
+        with pytest.raises(StoreUnavailableError, match=rf"another node .* \(127.0.0.1:{servers[1].port}\)"):
+            await rehearse(url, "lacks", LIMITS)
+        with pytest.raises(StoreUnavailableError, match="whose only database is 0"):
+            await rehearse(f"{url[:-1]}1", "has", LIMITS)
+
+
+async def test_replicas_that_are_not_there_are_named(own_redis: RedisProcess) -> None:
+    # Redis knows none of the scripts yet.
+    with pytest.raises(StoreUnavailableError, match="0 replicas have the last write, of 2 that must"):
+        await rehearse(f"{own_redis.url}?wait=2", Keys().namespace, RedisLimits(call_s=6.0))
+
+
+async def test_what_a_sentinel_says_instead_of_a_primary_is_passed_on(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisProcess
+) -> None:
+    guarded = RedisProcess(tmp_path_factory.mktemp("guarded"), "--requirepass", "word")
+    try:
+        for port, options, words in (
+            (guarded.port, "?sentinel_password=wrong", "invalid username-password pair"),
+            (redis_server.port, "", "unknown command 'SENTINEL'\\)"),
+        ):
+            url = f"redis+sentinel://127.0.0.1:{port}/environments{options}"
+            with pytest.raises(StoreUnavailableError, match=f"watches 'environments' \\(it says: .*{words}"):
+                await rehearse(url, Keys().namespace, LIMITS)
+    finally:
+        guarded.stop()

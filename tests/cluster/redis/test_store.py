@@ -401,3 +401,16 @@ async def test_dead_worker_ends_in_its_time_although_the_clock_of_redis_went_bac
         assert await direct.pttl(keys.lease(silent.incarnation)) > 1000 * TTL_S - 1000 * HANG_S
         await store.heartbeat(silent, TTL_S)
         assert set((await store.read_map()).workers) == {silent.incarnation, alive.incarnation}
+
+
+async def test_lease_of_an_earlier_version_that_lasts_longer_than_the_others_stays(
+    redis_server: RedisProcess,
+) -> None:
+    keys = Keys()
+    earlier, present = worker(name="earlier"), worker(name="present")
+    async with connected(redis_server.url, keys) as store, Redis.from_url(redis_server.url) as direct:
+        await store.heartbeat(earlier, 20 * TTL_S)
+        # Versions before this did not write it.
+        await direct.hdel(keys.lease(earlier.incarnation), "ttl")
+        await store.heartbeat(present, TTL_S)
+        assert await direct.pttl(keys.lease(earlier.incarnation)) > 10 * 1000 * TTL_S

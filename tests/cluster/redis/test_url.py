@@ -8,7 +8,7 @@ import pytest
 
 from verl_agent_env.cluster.redis.client import RedisClient
 from verl_agent_env.cluster.redis.limits import RedisLimits
-from verl_agent_env.cluster.redis.url import RedisUrl, SentinelGroup
+from verl_agent_env.cluster.redis.url import RedisUrl, SentinelGroup, in_order
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,9 @@ from verl_agent_env.cluster.redis.url import RedisUrl, SentinelGroup
         ("redis://host", "redis://host:6379/0", "redis://host"),
         ("redis://u:se%40cret@host:1/2", "redis://host:1/2", "redis://u:se%40cret@host:1/2"),
         ("rediss://[::1]:1/0?ssl_ca_certs=ca", "rediss://::1:1/0", "rediss://[::1]:1/0?ssl_ca_certs=ca"),
-        ("unix:///run/redis.sock?db=1&wait=0", "unix:///run/redis.sock", "unix:///run/redis.sock?db=1"),
+        ("unix:///run/redis.sock?db=1&wait=0", "unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+        ("unix:///run/a%20b?db=0", "unix:///run/a b", "unix:///run/a%20b?db=0"),
+        ("redis://HOST/7?db=03", "redis://host:6379/3", "redis://HOST/7?db=03"),
     ],
 )
 def test_one_server(url: str, where: str, plain: str) -> None:
@@ -69,6 +71,10 @@ def test_a_provider_s_primary_may_fail_over(failover: str, fails_over: bool) -> 
         "redis://:secret@host:port/0",
         "redis://:secret@host/zero",
         "redis://:secret@host?unknown=1",
+        "redis://:secret@host?db=-1",
+        "redis://:secret@host/zero?db=1",
+        "unix:///secret?db=one",
+        "redis://user:12#secret@host/0",
         "redis://:secret@host?wait=-1",
         "redis://:secret@host?wait=1&wait=2",
         "redis://:secret@host?sentinel_password=secret",
@@ -89,3 +95,23 @@ def test_what_is_no_url_is_told_the_forms_and_never_the_password(url: str) -> No
         RedisClient(url, RedisLimits())
     assert "secret" not in str(caught.value)
     assert "redis+sentinel://" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://log/{}", "redis://log?db={}", "unix:///run/log?db={}", "redis+sentinel://s/log?db={}"]
+)
+def test_databases_of_one_server_are_as_many_places_however_they_are_given(url: str) -> None:
+    urls = [url.format(number) for number in range(12)]
+    assert sorted(in_order(urls)) == sorted(urls)
+    assert in_order(urls[::-1]) == in_order(urls)
+    with pytest.raises(ValueError, match="must be another one"):
+        in_order([*urls, url.format("07")])
+
+
+def test_a_database_is_the_one_that_is_connected_to() -> None:
+    for url in ("redis://host/7?db=3", "redis://host/3", "unix:///run/log?db=3"):
+        client = RedisClient(url, RedisLimits())
+        assert client.redis.connection_pool.connection_kwargs["db"] == 3
+        assert client.where in ("redis://host:6379/3", "unix:///run/log?db=3")
+    with pytest.raises(ValueError, match="must be another one"):
+        in_order(["redis://host/7?db=3", "redis://HOST:6379/3"])

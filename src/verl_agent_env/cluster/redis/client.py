@@ -15,12 +15,14 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
     InvalidResponse,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -123,7 +125,8 @@ class RedisClient:
         async def send(command: bytes) -> Any:
             if not replicas:
                 return await self._pipe.call(command)
-            answer, having = await self._pipe.call_and_wait(command, replicas, self.limits.call_s / 2)
+            # A script that Redis does not know is sent a second time, and waits twice.
+            answer, having = await self._pipe.call_and_wait(command, replicas, self.limits.call_s / 3)
             if having < replicas:
                 reason = f"{having} replicas have the last write, of {replicas} that must"
                 raise StoreUnavailableError(self.where, reason, may_have_run=True)
@@ -327,10 +330,19 @@ _REFUSALS = {
     "MISCONF": "it cannot save to its disk",
     "MASTERDOWN": "its primary is down",
     "CLUSTERDOWN": "its cluster is down",
+    "MOVED": "another node of its Redis Cluster has the keys of this namespace",
+    "ASK": "another node of its Redis Cluster is taking over the keys of this namespace",
+    "TRYAGAIN": "another node of its Redis Cluster is taking over the keys of this namespace",
     "BUSY": "it is busy with a script",
     "NOREPLICAS": "it has too few replicas",
 }
-_TYPED_REFUSALS = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY", NoPermissionError: "NOPERM"}
+_TYPED_REFUSALS = {
+    OutOfMemoryError: "OOM",
+    ReadOnlyError: "READONLY",
+    NoPermissionError: "NOPERM",
+    MovedError: "MOVED",
+    AskError: "ASK",
+}
 # Answers without a code of their own; the words are Redis' since 2.6, of scripts since 6, and again since 7.2, as Valkey's.
 _DEFECTS = {
     re.compile(
@@ -342,6 +354,9 @@ _DEFECTS = {
     # What it says of a command of more than ten parts.
     re.compile(r"unauthenticated", re.IGNORECASE): "it asks for a password",
     re.compile(r"DB index", re.IGNORECASE): "it has no database of the number in the URL",
+    re.compile(
+        r"SELECT is not allowed in cluster mode"
+    ): "it is a node of a Redis Cluster, whose only database is 0",
 }
 _PLACE_IN_SCRIPT = re.compile(r",? ?script: .*$")
 # Within a script, Redis before 7 puts the error of a command behind words of its own.
@@ -356,4 +371,8 @@ def _refusal(where: str, error: ResponseError) -> StoreUnavailableError | None:
         defect = next((text for words, text in _DEFECTS.items() if words.search(str(error))), None)
         said = _PLACE_IN_SCRIPT.sub("", str(error))
         return None if defect is None else StoreUnavailableError(where, f"{defect} ({said})")
-    return StoreFullError(where) if code == "OOM" else StoreUnavailableError(where, _REFUSALS[code])
+    if code == "OOM":
+        return StoreFullError(where)
+    # Behind a hash slot stands where to ask.
+    other = f" ({str(error).rpartition(' ')[2]})" if code in ("MOVED", "ASK") else ""
+    return StoreUnavailableError(where, _REFUSALS[code] + other)

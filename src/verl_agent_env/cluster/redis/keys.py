@@ -15,6 +15,8 @@ Cluster allows that, since the tag is the same; a proxy that routes by KEYS sees
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 from dataclasses import dataclass
 
@@ -29,6 +31,8 @@ class Keys:
 
     namespace: str = "verl_agent_env"
     num_slots: int = NUM_SLOTS
+    part: str = ""
+    """Follows the namespace in each key: a data set of its own with the hash tag of the namespace."""
 
     def __post_init__(self) -> None:
         # Braces would move the hash tag.
@@ -39,37 +43,37 @@ class Keys:
 
     def of_logs(self) -> Keys:
         """Return the names of the keys in each Redis that keeps event logs alone; it may be that of the other keys as well."""
-        return Keys(f"{self.namespace}.log", self.num_slots)
+        return dataclasses.replace(self, namespace=f"{self.namespace}.log")
 
     @property
     def generation(self) -> str:
         """String: id of this data set, and after a blank the addresses of the Redis that keep the event logs, if there are others."""
-        return f"{{{self.namespace}}}:gen"
+        return f"{self.base}gen"
 
     @property
     def primary(self) -> str:
         """String: run id of the server that was the primary when the generation began, where Sentinels elect primaries."""
-        return f"{{{self.namespace}}}:primary"
+        return f"{self.base}primary"
 
     @property
     def version(self) -> str:
         """String: version of the map. Its changes are published on the channel of the same name."""
-        return f"{{{self.namespace}}}:mapv"
+        return f"{self.base}mapv"
 
     @property
     def num_slots_kept(self) -> str:
         """String: number of slots of the data set, since the first worker has joined."""
-        return f"{{{self.namespace}}}:slots"
+        return f"{self.base}slots"
 
     @property
     def changes(self) -> str:
         """Stream: what is new in each of the last versions of the map, under the version as id."""
-        return f"{{{self.namespace}}}:changes"
+        return f"{self.base}changes"
 
     @property
     def owners(self) -> str:
         """Hash: slot (three or four hex digits) to token."""
-        return f"{{{self.namespace}}}:own"
+        return f"{self.base}own"
 
     @property
     def owner_versions(self) -> str:
@@ -79,23 +83,23 @@ class Keys:
     @property
     def names(self) -> str:
         """Hash: worker name to the incarnation that had it last, dead or alive."""
-        return f"{{{self.namespace}}}:names"
+        return f"{self.base}names"
 
     @property
     def expiries(self) -> str:
         """Sorted set: worker name by the end of its lease, in ms of Redis' clock. A hint for finding expired leases."""
-        return f"{{{self.namespace}}}:expiries"
+        return f"{self.base}expiries"
 
     @property
     def suspicions(self) -> str:
         """Hash: :attr:`~verl_agent_env.wire.suspicions.Suspicion.key` to its end, in ms of Redis' clock, a line break, and
         the suspicion (JSON)."""
-        return f"{{{self.namespace}}}:suspicions"
+        return f"{self.base}suspicions"
 
     @property
     def lease_prefix(self) -> str:
         """Start of :meth:`lease`."""
-        return f"{{{self.namespace}}}:w:"
+        return f"{self.base}w:"
 
     def lease(self, incarnation: str) -> str:
         """Hash with ``record, name, supervisor, shape, address, ttl``; expires with its worker's lease."""
@@ -104,16 +108,16 @@ class Keys:
     @property
     def ended_prefix(self) -> str:
         """Start of :meth:`ended`."""
-        return f"{{{self.namespace}}}:ended:"
+        return f"{self.base}ended:"
 
     def ended(self, incarnation: str) -> str:
         """String that expires: the incarnation has ended, and its heartbeats are refused."""
         return self.ended_prefix + incarnation
 
-    @property
+    @functools.cached_property
     def base(self) -> str:
         """Start of all keys; :data:`log_scripts.COMMIT` lists those of environments."""
-        return f"{{{self.namespace}}}:"
+        return f"{{{self.namespace}}}:{self.part}"
 
     def members(self, slot: int) -> str:
         """Set: ids of the environments in a slot."""

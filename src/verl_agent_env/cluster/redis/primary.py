@@ -20,8 +20,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
 from redis.sentinel import MasterNotFoundError
 
 from verl_agent_env import background
@@ -81,6 +80,7 @@ class Primary:
                 socket_timeout=_ANSWER_S,
                 socket_connect_timeout=_ANSWER_S,
                 decode_responses=True,
+                protocol=2,
                 # It is asked again anyway, and the others answer meanwhile.
                 retry=Retry(NoBackoff(), 0),
                 **options,
@@ -103,9 +103,13 @@ class Primary:
             self._watch = background.start("primary of Redis", self._look_forever)
         answers = await asyncio.gather(*map(self._ask, self._sentinels))
         # A Sentinel that was cut off may still tell of the primary before.
-        found = [answer for answer in answers if answer is not None]
+        found = [answer for answer in answers if not isinstance(answer, str)]
         if not found:
-            raise MasterNotFoundError(f"no Sentinel that answers watches '{self._service}'")
+            refusals = "; ".join(
+                dict.fromkeys(answer for answer in answers if isinstance(answer, str) and answer)
+            )
+            said = f" ({refusals})" if refusals else ""
+            raise MasterNotFoundError(f"no Sentinel that answers watches '{self._service}'{said}")
         _, host, port = max(found)
         present = host, port
         if self._known is not None and present != self._known:
@@ -122,14 +126,18 @@ class Primary:
         for sentinel in self._sentinels:
             await sentinel.aclose()
 
-    async def _ask(self, sentinel: Any) -> tuple[int, str, int] | None:
-        """Return when the primary was elected, and its address, as one Sentinel knows it."""
-        with contextlib.suppress(RedisError, RedisTimeoutError, OSError, TimeoutError):
+    async def _ask(self, sentinel: Any) -> tuple[int, str, int] | str:
+        """Return when the primary was elected, and its address, as one Sentinel knows it; or what it says instead."""
+        try:
             async with asyncio.timeout(_ANSWER_S):
                 state = await sentinel.execute_command("SENTINEL", "MASTER", self._service)
-            fields = state if isinstance(state, dict) else dict(zip(state[::2], state[1::2], strict=True))
-            return int(fields["config-epoch"]), str(fields["ip"]), int(fields["port"])
-        return None
+        except (AuthenticationError, ResponseError) as refusal:
+            # Arguments may be secret.
+            return f"it says: {str(refusal).partition(', with args')[0]}"
+        except (RedisError, OSError, TimeoutError):
+            return ""
+        fields = state if isinstance(state, dict) else dict(zip(state[::2], state[1::2], strict=True))
+        return int(fields["config-epoch"]), str(fields["ip"]), int(fields["port"])
 
     async def _look_forever(self) -> None:
         while True:

@@ -17,6 +17,7 @@ from verl_agent_env.cluster.redis.log import RedisEventLog
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.cluster.redis.settings import risks
 from verl_agent_env.cluster.redis.store import RedisStore
+from verl_agent_env.cluster.redis.url import RedisUrl
 from verl_agent_env.cluster.store import WorkerRecord
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError, WorkerNotAliveError
 from verl_agent_env.wire.records import Write, WriteKind
@@ -33,7 +34,7 @@ _ERASE = Script("erase", "for _, key in ipairs(KEYS) do redis.call('DEL', key) e
 async def rehearse(
     url: str, namespace: str, limits: RedisLimits, logs: Sequence[str] = (), *, keeps_episodes: bool = False
 ) -> Sequence[str]:
-    """Run every script and command once, in a namespace of its own that is deleted afterwards.
+    """Run every script and command once, on keys of their own that are deleted afterwards.
 
     Args:
         url: Of Redis.
@@ -46,28 +47,27 @@ async def rehearse(
         What of Redis' settings may lose data, a sentence each.
 
     Raises:
-        StoreUnavailableError: Redis does not answer, or does not permit a command.
+        StoreUnavailableError: Redis does not answer, or does not permit a command; or two logs are one.
         ValueError: The URL is malformed.
     """
-    keys = Keys(namespace)
-    found = await _rehearse_one(url, keys, limits, keeps_episodes=keeps_episodes)
-    for log in logs:
-        found += await _rehearse_one(log, keys.of_logs(), limits, keeps_episodes=False)
+    # Under the namespace's own prefix and hash tag: rights may be given by it, and a node of a Redis Cluster has the keys of some tags.
+    keys = Keys(namespace, part=f"trial-{uuid.uuid4().hex}:")
+    found: list[str] = []
+    async with contextlib.AsyncExitStack() as stack:
+        for number, each in enumerate((url, *logs)):
+            trial = _Trial(each, keys.of_logs() if number else keys, limits)
+            stack.push_async_callback(trial.aclose)
+            # What the one before has written is still there.
+            if await trial.is_there():
+                where = RedisUrl.parse(each).where
+                raise StoreUnavailableError(where, "another --redis-log leads to the same database")
+            # A full Redis is no reason to keep a node away: its environments can be closed, which makes room.
+            with contextlib.suppress(StoreFullError):
+                await trial.run()
+                if keeps_episodes and not number:
+                    await trial.keep_episodes()
+            found += await trial.risks()
     return [*dict.fromkeys(found)]
-
-
-async def _rehearse_one(url: str, keys: Keys, limits: RedisLimits, *, keeps_episodes: bool) -> list[str]:
-    # Under the namespace's own prefix: rights may be given by it.
-    trial = _Trial(url, Keys(f"{keys.namespace}.trial-{uuid.uuid4().hex}"), limits)
-    try:
-        # A full Redis is no reason to keep a node away: its environments can be closed, which makes room.
-        with contextlib.suppress(StoreFullError):
-            await trial.run()
-            if keeps_episodes:
-                await trial.keep_episodes()
-        return [*await trial.risks()]
-    finally:
-        await trial.aclose()
 
 
 class _Trial:
@@ -79,6 +79,10 @@ class _Trial:
         self._fence = RedisFence(self._client, keys)
         self._records = RedisIdempotencyRecords(self._client, keys, 1.0)
         self._workers = [_worker(name) for name in ("first", "second", "second")]
+
+    async def is_there(self) -> bool:
+        """Tell whether a trial with the same keys has run in this Redis."""
+        return bool(await self._client.call(lambda: self._client.redis.exists(self._keys.generation)))
 
     async def run(self) -> None:
         """Run every script and command once."""

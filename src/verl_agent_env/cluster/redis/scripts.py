@@ -140,9 +140,12 @@ redis.call('ZADD', expiries, now + ARGV[5], name)
 -- A lease that lasts longer than it was given for: Redis' clock went back. Its worker may have ended since.
 for _, other in ipairs(redis.call('ZREVRANGEBYSCORE', expiries, '+inf', '(' .. now + ARGV[5], 'LIMIT', 0, 64)) do
   local other_lease = ARGV[1] .. (redis.call('HGET', names, other) or '')
-  local ttl = tonumber(redis.call('HGET', other_lease, 'ttl') or ARGV[5])
-  if redis.call('PTTL', other_lease) > ttl then redis.call('PEXPIRE', other_lease, ttl) end
-  if tonumber(redis.call('ZSCORE', expiries, other)) > now + ttl then redis.call('ZADD', expiries, now + ttl, other) end
+  local ttl = tonumber(redis.call('HGET', other_lease, 'ttl') or '')
+  -- Workers of earlier versions do not say for how long theirs was given: it stays as it is.
+  if ttl then
+    if redis.call('PTTL', other_lease) > ttl then redis.call('PEXPIRE', other_lease, ttl) end
+    if tonumber(redis.call('ZSCORE', expiries, other)) > now + ttl then redis.call('ZADD', expiries, now + ttl, other) end
+  end
 end
 -- An expired lease changes the map without a write: the next heartbeat of any worker notices it, a few at a time.
 for _, other in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', now, 'LIMIT', 0, 64)) do

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 SENTINEL_PORT = 26379
 _DEFAULT_PORT = 6379
@@ -67,6 +67,9 @@ class RedisUrl:
             given = parse_qsl(parts.query, keep_blank_values=True)
         except ValueError:
             raise ValueError(FORMS) from None
+        if "#" in url:
+            # A password that should have %23: what comes before it would be taken for host and port, and shown.
+            raise ValueError(FORMS)
         own, others = _Options.taken_out_of(dict(given))
         has_sentinels = parts.scheme.endswith(_SENTINEL)
         if len({name for name, _ in given}) != len(given) or (own.is_for_sentinels and not has_sentinels):
@@ -174,12 +177,25 @@ def _where(plain: str) -> str:
         port = parts.port
     except ValueError:
         raise ValueError(FORMS) from None
+    database = _database(parts)
     if parts.scheme == "unix" and parts.path:
-        return f"unix://{parts.path}"
-    database = parts.path.strip("/")
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname or not (database or "0").isdecimal():
+        return f"unix://{unquote(parts.path)}" + (f"?db={database}" if database else "")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ValueError(FORMS)
-    return f"{parts.scheme}://{parts.hostname}:{port or _DEFAULT_PORT}/{database or 0}"
+    return f"{parts.scheme}://{parts.hostname}:{port or _DEFAULT_PORT}/{database}"
+
+
+def _database(parts: SplitResult) -> int:
+    """Return the number that redis-py reads: that of ``?db=``, or else the path, which a Unix socket needs itself.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    digits = [dict(parse_qsl(parts.query)).get("db", path or "0"), path or "0"]
+    if not all(each.isdecimal() for each in digits):
+        raise ValueError(FORMS)
+    return int(digits[0])
 
 
 def _behind_sentinels(
@@ -187,7 +203,7 @@ def _behind_sentinels(
 ) -> RedisUrl:
     found = [_ADDRESS.fullmatch(host) for host in hosts.split(",")]
     addresses = tuple(
-        (address[1] or address[2], int(address[3] or SENTINEL_PORT))
+        ((address[1] or address[2]).lower(), int(address[3] or SENTINEL_PORT))
         for address in found
         if address is not None
     )
@@ -204,6 +220,6 @@ def _behind_sentinels(
     shown = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
     plain = f"{scheme.removesuffix(_SENTINEL)}://{credentials}{shown[0]}/{database}{query}"
     # Raises where the scheme, user or password is malformed.
-    _where(plain)
+    database = _where(plain).rpartition("/")[2]
     group = SentinelGroup(addresses, service, own.sentinel_username, own.sentinel_secret())
     return RedisUrl(plain, f"{scheme}://{','.join(shown)}/{service}/{database}", group, True, own.replicas)
