@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -49,6 +50,18 @@ _MAX_KNOWN = 65_536
 """Seeds of tasks, and"""
 _MAX_KNOWN_SHARES = 1024
 """shares that are remembered."""
+_KEY_BYTES = 16
+
+
+class _Arguments(NamedTuple):
+    """Kind and keyword arguments that tasks are asked for with."""
+
+    kind: EnvKind
+    env_kwargs: Mapping[str, Any]
+    key: bytes
+    """Digest that tells them from others: the arguments of one request may take megabytes."""
+    budget: Budget | None = None
+    """Of the batch that the tasks are for; ``None`` where they are for a single environment or a list."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +115,7 @@ class TaskFinder:
             UnknownEnvNameError: There is no such environment.
             EnvironmentFailedError, EnvironmentTimeoutError: Its code failed.
         """
-        kind = await self._kind(env_name)
-        return await self._splits_of(kind, {})
+        return await self._splits_of(await self._arguments(env_name, {}))
 
     async def page(self, env_name: str, split: str, offset: int, limit: int) -> Page:
         """Give consecutive tasks, as many as asked for, or as were found in two seconds.
@@ -112,25 +124,19 @@ class TaskFinder:
             UnknownEnvNameError, UnknownSplitError: There is no such environment or split.
             EnvironmentFailedError, EnvironmentTimeoutError: Its code failed.
         """
-        kind = await self._kind(env_name)
-        found = await self._require_split(kind, split, {})
+        given = await self._arguments(env_name, {})
+        found = await self._require_split(given, split)
         stop = min(found.num_tasks, offset + limit)
         tasks: list[Task] = []
         end = time.monotonic() + _PAGE_S
         position = offset
         while position < stop and (not tasks or time.monotonic() < end):
-            tasks.append(await self._task_of(kind, found, position, {}))
+            tasks.append(await self._task_of(given, found, position))
             position += 1
         return Page(found, tasks, position if position < found.num_tasks else None)
 
     async def find(
-        self,
-        env_name: str,
-        split: str,
-        index: int,
-        env_kwargs: Mapping[str, Any] | None = None,
-        *,
-        budget: Budget | None = None,
+        self, env_name: str, split: str, index: int, env_kwargs: Mapping[str, Any] | None = None
     ) -> Task:
         """Find one task, with the keyword arguments to play it with.
 
@@ -140,27 +146,20 @@ class TaskFinder:
             index: Position in it.
             env_kwargs: Further arguments. Seeds are divided by the layouts that they give with them; of a listed task, its
                 own arguments count before them.
-            budget: Of the batch that the task is for; none where it is for a single environment.
 
         Raises:
             UnknownEnvNameError, UnknownSplitError, TaskNotFoundError: There is none.
-            BatchTooCostlyError: Looking for it would compute for longer than is left of the budget.
             InvalidEnvArgumentsError: The arguments do not fit the environment.
             EnvironmentFailedError, EnvironmentTimeoutError: The environment's code failed.
         """
-        kind = await self._kind(env_name)
-        given = dict(env_kwargs or {})
-        found = await self._require_split(kind, split, given, budget)
-        if not 0 <= index < found.num_tasks:
-            raise TaskNotFoundError(kind.name, found.name, index, found.num_tasks)
-        return await self._task_of(kind, found, index, given, budget)
+        return await self._find(await self._arguments(env_name, env_kwargs or {}), split, index)
 
     async def assign(
         self, requests: Sequence[CreateRequest], tasks: Sequence[tuple[str, int] | None]
     ) -> list[CreateRequest | VerlAgentEnvError]:
         """Give each request of a batch the seed and the arguments of its task; an error in place of one that has none.
 
-        Looking for all of them computes for no longer than the environments of a batch may.
+        Looking for all of them computes for no longer than the environments of a batch may; others have their turns meanwhile.
 
         Args:
             requests: The requests.
@@ -168,27 +167,48 @@ class TaskFinder:
         """
         budget = Budget(self._limits, WHOLE_ROOM)
         assigned: list[CreateRequest | VerlAgentEnvError] = []
+        known: dict[tuple[str, int], _Arguments] = {}
+        clock, yield_after_s = time.perf_counter, self._limits.yield_after_s
+        slice_end = clock() + yield_after_s
         for request, named in zip(requests, tasks, strict=True):
+            if clock() > slice_end:
+                await self._turn()
+                slice_end = clock() + yield_after_s
             if named is None:
                 assigned.append(request)
                 continue
+            # Requests with equal arguments share one object.
+            same_for = request.env_name, id(request.env_kwargs)
             try:
-                task = await self.find(request.env_name, *named, request.env_kwargs, budget=budget)
+                if same_for not in known:
+                    known[same_for] = await self._arguments(request.env_name, request.env_kwargs, budget)
+                task = await self._find(known[same_for], *named)
             except VerlAgentEnvError as error:
                 assigned.append(error.as_result())
                 continue
-            # Requests with equal arguments share one object, which is then checked and sent once.
+            # What they share is checked and sent once.
             same = task.env_kwargs == request.env_kwargs
             env_kwargs = request.env_kwargs if same else task.env_kwargs
             assigned.append(dataclasses.replace(request, seed=task.seed, env_kwargs=env_kwargs))
         return assigned
 
-    async def _kind(self, env_name: str) -> EnvKind:
+    async def _arguments(
+        self, env_name: str, env_kwargs: Mapping[str, Any], budget: Budget | None = None
+    ) -> _Arguments:
         await self._kinds.load((env_name,))
         try:
-            return self._registry.kind(env_name)
+            kind = self._registry.kind(env_name)
         except ImportError as broken:
             raise EnvironmentFailedError("", type(broken).__name__) from None
+        written = orjson.dumps([kind.name, env_kwargs], option=orjson.OPT_SORT_KEYS)
+        key = hashlib.blake2b(written, digest_size=_KEY_BYTES).digest()
+        return _Arguments(kind, env_kwargs, key, budget)
+
+    async def _find(self, given: _Arguments, split: str, index: int) -> Task:
+        found = await self._require_split(given, split)
+        if not 0 <= index < found.num_tasks:
+            raise TaskNotFoundError(given.kind.name, found.name, index, found.num_tasks)
+        return await self._task_of(given, found, index)
 
     def _list_of(self, kind: EnvKind) -> TaskList | None:
         """Give the tasks that a kind lists one by one; ``None`` if they are seeds."""
@@ -200,93 +220,73 @@ class TaskFinder:
         listed = self._lists[kind.name]
         return listed if len(listed) else None
 
-    async def _splits_of(
-        self, kind: EnvKind, env_kwargs: Mapping[str, Any], budget: Budget | None = None
-    ) -> list[Split]:
-        listed = self._list_of(kind)
+    async def _splits_of(self, given: _Arguments) -> list[Split]:
+        listed = self._list_of(given.kind)
         if listed is not None:
             return listed.splits()
-        return seed_splits(await self._share(kind, env_kwargs, budget))
+        return seed_splits(await self._share(given))
 
-    async def _require_split(
-        self, kind: EnvKind, name: str, env_kwargs: Mapping[str, Any], budget: Budget | None = None
-    ) -> Split:
-        splits = await self._splits_of(kind, env_kwargs, budget)
+    async def _require_split(self, given: _Arguments, name: str) -> Split:
+        splits = await self._splits_of(given)
         for split in splits:
             if split.name == name:
                 return split
-        raise UnknownSplitError(kind.name, name[:_MAX_SHOWN_SPLIT], [split.name for split in splits])
+        raise UnknownSplitError(given.kind.name, name[:_MAX_SHOWN_SPLIT], [split.name for split in splits])
 
-    async def _task_of(
-        self,
-        kind: EnvKind,
-        split: Split,
-        index: int,
-        env_kwargs: Mapping[str, Any],
-        budget: Budget | None = None,
-    ) -> Task:
-        listed = self._list_of(kind)
+    async def _task_of(self, given: _Arguments, split: Split, index: int) -> Task:
+        listed = self._list_of(given.kind)
         if listed is not None:
             task = listed.task(split.name, index)
-            return Task(task.split, index, task.seed, {**env_kwargs, **task.env_kwargs}, task.id)
-        seed = await self._seed_of(kind, split, index, env_kwargs, budget)
-        return seed_task(split.name, index, seed, env_kwargs)
+            return Task(task.split, index, task.seed, {**given.env_kwargs, **task.env_kwargs}, task.id)
+        seed = await self._seed_of(given, split, index)
+        return seed_task(split.name, index, seed, given.env_kwargs)
 
     # --- seeds ----------------------------------------------------------------------------------------------
 
-    async def _seed_of(
-        self,
-        kind: EnvKind,
-        split: Split,
-        index: int,
-        env_kwargs: Mapping[str, Any],
-        budget: Budget | None,
-    ) -> int:
-        share = await self._share(kind, env_kwargs, budget)
+    async def _seed_of(self, given: _Arguments, split: Split, index: int) -> int:
+        share = await self._share(given)
         seeds = seeds_of(index)
         if not share:
             return seeds[0]
-        key = (_key_of(kind, env_kwargs), split.name, index)
+        key = (given.key, split.name, index)
         known = self._seeds.get(key)
         if known is not None:
             return known
         for seed in seeds:
-            position = await self._position(kind, env_kwargs, seed, budget)
+            position = await self._position(given, seed)
             if position is not None and split_at(position, share) == split.name:
                 _remember(self._seeds, key, seed, _MAX_KNOWN)
                 return seed
-        raise TaskNotFoundError(kind.name, split.name, index, split.num_tasks)
+        raise TaskNotFoundError(given.kind.name, split.name, index, split.num_tasks)
 
-    async def _share(self, kind: EnvKind, env_kwargs: Mapping[str, Any], budget: Budget | None) -> float:
+    async def _share(self, given: _Arguments) -> float:
         """Tell which share of a kind's layouts is for tests; 0 where they cannot be told apart."""
-        key = _key_of(kind, env_kwargs)
-        known = self._shares.get(key)
+        known = self._shares.get(given.key)
         if known is not None:
             return known
         share: float | None = 0.0
-        if kind.has_known_layouts:
+        if given.kind.has_known_layouts:
             positions: list[float] = []
             share = None
             for seed in range(SAMPLED_SEEDS):
-                position = await self._position(kind, env_kwargs, seed, budget)
+                position = await self._position(given, seed)
                 # A seed for which there is no episode has the place of the one before.
                 positions.append(position if position is not None else (positions or [1.0])[-1])
                 share = share_for_tests(positions)
                 if share is not None:
                     break
-        _remember(self._shares, key, share or 0.0, _MAX_KNOWN_SHARES)
+        _remember(self._shares, given.key, share or 0.0, _MAX_KNOWN_SHARES)
         return share or 0.0
 
-    async def _position(
-        self, kind: EnvKind, env_kwargs: Mapping[str, Any], seed: int, budget: Budget | None
-    ) -> float | None:
+    async def _position(self, given: _Arguments, seed: int) -> float | None:
         """Tell where the layout of a seed falls in [0, 1); ``None`` if there is no episode of this seed."""
         await self._turn()
+        kind = given.kind
         try:
-            arguments = kind.validate(env_kwargs)
+            arguments = kind.validate(given.env_kwargs)
             fitting = kind.fitting(arguments)
-            if budget is not None and fitting.execution == "compute":
-                budget.compute(kind.cost_ms(arguments))
+            if given.budget is not None and fitting.execution == "compute":
+                given.budget.compute(kind.cost_ms(arguments))
             return await self._executor.run(fitting, lambda: _look(kind, arguments, seed))
         except (InvalidEnvArgumentsError, BatchTooCostlyError, AtCapacityError):
             raise
@@ -308,10 +308,6 @@ def _look(kind: EnvKind, arguments: Any, seed: int) -> float | None:
         return position_of(layout_hash(env, observation))
     finally:
         env.close()
-
-
-def _key_of(kind: EnvKind, env_kwargs: Mapping[str, Any]) -> bytes:
-    return orjson.dumps([kind.name, env_kwargs], option=orjson.OPT_SORT_KEYS)
 
 
 def _remember(known: OrderedDict[Any, Any], key: Any, value: Any, size: int) -> None:

@@ -1,0 +1,62 @@
+"""What looking for tasks costs: memory that stays, and time of others."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable
+
+from verl_agent_env.engine import CreateRequest, Host
+from verl_agent_env.engine.tasks import TaskFinder
+
+NAME = "probe/thread-v0"
+CHAT = "single_turn_chat"
+
+
+class Turns:
+    """Counts how often others had their turn."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+
+
+def finder_of(host: Host, turn: Turns) -> TaskFinder:
+    return TaskFinder(host.registry, host.kinds, host.executor, turn, {}, host.limits)
+
+
+async def test_arguments_of_tasks_are_not_kept(host: Host) -> None:
+    finder = finder_of(host, Turns())
+    await finder.find(CHAT, "train", 0, {"task_prompt": "Hello."})
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            env_kwargs = {"task_prompt": f"{number:04}" * 25_000}
+            assert (await finder.find(CHAT, "train", 1, env_kwargs)).env_kwargs == env_kwargs
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
+async def test_arguments_that_a_batch_shares_are_looked_at_once(host: Host) -> None:
+    env_kwargs = {"task_prompt": "a" * 1_000_000}
+    requests = [CreateRequest(CHAT, env_kwargs=env_kwargs) for _ in range(5_000)]
+    began = time.process_time()
+    assigned = await finder_of(host, Turns()).assign(requests, [("train", index) for index in range(5_000)])
+    # Each look at them takes half a millisecond.
+    assert time.process_time() - began < 3
+    assert all(
+        isinstance(request, CreateRequest) and request.env_kwargs is env_kwargs for request in assigned
+    )
+
+
+async def test_others_have_their_turns_while_tasks_are_given_to_a_batch(
+    make_host: Callable[..., Host],
+) -> None:
+    turn = Turns()
+    finder = finder_of(make_host(yield_after_s=1e-9), turn)
+    requests = [CreateRequest(NAME) for _ in range(50)]
+    await finder.assign(requests, [("train", index) for index in range(50)])
+    assert turn.count >= 49
