@@ -53,3 +53,26 @@ def test_table_counts_in_pages_and_knows_its_bound() -> None:
     assert last == ([(OTHER_TASKS, 2, 1, 1.0)], None)
     assert table.page("none", "0") == ([], None)
     assert table.page("run", "9" * 20) == ([], None)
+
+
+def test_runs_without_results_for_longest_are_forgotten_where_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("verl_agent_env.wire.task_results.MAX_TASKS_IN_MEMORY", 10)
+    table = ResultTable()
+    for run in ("first", "second", "first"):
+        for task in ("a", "b"):
+            table.add(TaskResult(run, task, True, 1.0))
+    for number in range(3):
+        table.add(TaskResult("third", str(number), True, 1.0))
+    assert [len(table.page(run, "0").statistics) for run in ("first", "second", "third")] == [2, 2, 3]
+    table.add(TaskResult("fourth", "a", True, 1.0))
+    assert [len(table.page(run, "0").statistics) for run in ("first", "second", "third")] == [2, 0, 3]
+    for number in range(20_000):
+        table.add(TaskResult(str(number), "a", True, 1.0))
+    assert len(table.page("19995", "0").statistics) == 1
+    assert table.page("19994", "0") == table.page("first", "0") == ([], None)
+    table.clear()
+    for task in "abcdefghi":
+        table.add(TaskResult("run", task, True, 1.0))
+    assert len(table.page("run", "0").statistics) == 9

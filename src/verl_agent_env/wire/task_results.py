@@ -7,6 +7,7 @@ episode that came to its end, whatever becomes of its environment afterwards.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +16,11 @@ import orjson
 MAX_TASKS_PER_RUN = 100_000
 """Tasks of a run that are counted one by one; all further ones are counted together, as the task :data:`OTHER_TASKS`."""
 OTHER_TASKS = "other"
+MAX_TASKS_IN_MEMORY = 300_000
+"""Tasks of all runs together that a process counts, which take about a hundred megabytes; each run counts as one more."""
 TASKS_PER_PAGE = 1_000
 RESULTS_MEMORY_S = 7 * 24 * 3600.0
-"""Seconds for which the results of a run are kept after its last one."""
+"""Seconds for which the results of a run are kept in Redis after its last one."""
 
 
 class TaskResult(NamedTuple):
@@ -77,17 +80,30 @@ class ResultPage(NamedTuple):
 
 
 class ResultTable:
-    """Results of all runs, in memory."""
+    """Results of all runs, in memory; those of the runs without results for longest are forgotten where there are too many."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, dict[str, TaskStatistics]] = {}
+        self._runs: OrderedDict[str, dict[str, TaskStatistics]] = OrderedDict()
+        self._size = 0
+        """Tasks of all runs, and runs."""
 
     def add(self, result: TaskResult) -> None:
         """Count a result."""
-        tasks = self._runs.setdefault(result.run, {})
+        tasks = self._runs.get(result.run)
+        if tasks is None:
+            tasks = self._runs[result.run] = {}
+            self._size += 1
+        self._runs.move_to_end(result.run)
         is_known = result.task in tasks or len(tasks) < MAX_TASKS_PER_RUN
         task = result.task if is_known else OTHER_TASKS
-        tasks[task] = tasks.get(task, TaskStatistics(task, 0, 0, 0.0)).plus(result)
+        before = tasks.get(task)
+        if before is None:
+            before = TaskStatistics(task, 0, 0, 0.0)
+            self._size += 1
+        tasks[task] = before.plus(result)
+        while self._size > MAX_TASKS_IN_MEMORY:
+            _, forgotten = self._runs.popitem(last=False)
+            self._size -= len(forgotten) + 1
 
     def page(self, run: str, cursor: str) -> ResultPage:
         """Return some tasks of a run, from a cursor on; ``0`` is the first."""
@@ -103,6 +119,7 @@ class ResultTable:
     def clear(self) -> None:
         """Forget everything."""
         self._runs.clear()
+        self._size = 0
 
 
 def run_key(run_id: str, tag: str | None) -> str:

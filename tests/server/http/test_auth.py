@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import httpx
@@ -131,6 +132,18 @@ def test_who_guesses_has_to_wait_and_nobody_else() -> None:
         asked(guard, b"Bearer guess", ANYWHERE)
     now[0] += 6
     assert asked(guard, b"Bearer token-3", ANYWHERE).is_admin
+
+
+def test_a_token_is_remembered_once_however_it_is_written() -> None:
+    guard = TokenGuard(TOKENS)
+    headers = [b"Bearer " + b" " * count + b"token-1" for count in range(1, 2000)]
+    tracemalloc.start()
+    try:
+        for header in headers:
+            assert asked(guard, header, ANYWHERE).is_admin
+        assert tracemalloc.get_traced_memory()[0] < 50_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_other_workers_show_a_secret_and_say_for_whom_they_call() -> None:

@@ -16,8 +16,6 @@ from verl_agent_env.server.http.tokens import ANYBODY, Principal, digest_of, rea
 
 logger = logging.getLogger(__name__)
 
-_MAX_SEEN = 4096
-
 current_principal: ContextVar[Principal] = ContextVar("current_principal", default=ANYBODY)
 """Whose the request at work is, for what calls the API on its behalf."""
 
@@ -94,9 +92,9 @@ class TokenGuard:
         if principal is None:
             self._attempts.count(address)
             raise UnauthorizedError
-        if len(self._seen) >= _MAX_SEEN:
-            self._seen.clear()
-        self._seen[authorization] = principal
+        if len(authorization) == len(b"Bearer ") + len(given):
+            # With spaces around the token, which count for nothing, a header could be written in any number of ways.
+            self._seen[authorization] = principal
         return principal
 
     def _is_peer(self, shown: bytes) -> bool:
