@@ -8,7 +8,7 @@ import pytest
 
 from tests.waiting import no_hang, until
 from verl_agent_env.errors import AtCapacityError
-from verl_agent_env.server.http.request_memory import RequestMemory
+from verl_agent_env.server.http.request_memory import RequestMemory, Share
 
 MEGABYTE = 1024 * 1024
 
@@ -28,6 +28,51 @@ def test_bodies_that_arrive_are_counted_until_their_requests_are_answered() -> N
 
 def test_there_is_room_for_one_body_in_any_case() -> None:
     RequestMemory(3000, 5000).share().receive(5000)
+
+
+def _share(memory: RequestMemory, tag: str) -> Share:
+    share = memory.share()
+    share.tag = tag
+    return share
+
+
+def test_bodies_of_one_holder_leave_room_for_those_of_others() -> None:
+    memory = RequestMemory(30 * MEGABYTE, MEGABYTE)
+    greedy = [_share(memory, "a") for _ in range(9)]
+    for share in greedy[:8]:
+        share.receive(MEGABYTE)
+    with pytest.raises(AtCapacityError):
+        greedy[8].receive(MEGABYTE)
+    other = _share(memory, "b")
+    other.receive(MEGABYTE)
+    greedy[0].close()
+    greedy[1].free_body()
+    greedy[8].receive(MEGABYTE)
+    for share in (*greedy, other):
+        share.close()
+    # The first body may take all of it, as one without a token.
+    for tag in ("a", ""):
+        large = _share(memory, tag)
+        for _ in range(10):
+            large.receive(MEGABYTE)
+        large.close()
+
+
+async def test_holders_wait_in_turn() -> None:
+    memory = RequestMemory(3 * MEGABYTE, MEGABYTE)
+    begun: list[str] = []
+
+    async def work(tag: str) -> None:
+        async with _share(memory, tag).working_on(b" " * (MEGABYTE // 2)):
+            begun.append(tag)
+            await asyncio.sleep(0)
+
+    async with no_hang(), asyncio.TaskGroup() as group:
+        for tag in "aaaaab":
+            group.create_task(work(tag))
+    # One has the room and one is next; then the holders have their turns.
+    assert begun.index("b") <= 3
+    assert len(begun) == 6
 
 
 async def test_who_would_be_too_much_waits_in_turn() -> None:

@@ -163,6 +163,7 @@ class Dispatcher:
             principal = self._admission.admit(method, headers, peer, route.auth_scope)
             require_seen(principal, env_id)
             note_source(peer, headers)
+            share.tag = principal.tag
             declared = headers.get(b"content-length", b"")
             body = read_body(receive, declared, self._limits, share.receive)
             request = Request(env_id, await body, scope["query_string"], headers, principal, share, path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from verl_agent_env import waits
 from verl_agent_env.errors import AtCapacityError
+from verl_agent_env.turns import Tenant, TenantQueue
 from verl_agent_env.wire.codec import MAX_BYTES_AT_ONCE, count_sign
 
 UNCOUNTED_BYTES = 65_536
@@ -23,6 +25,8 @@ _COUNTED_BYTES = 1024 * 1024
 """Values are counted in so much of a body, and taken to be as many in the rest: counting all of it would take long."""
 _LARGE_BYTES = 32 * 1024 * 1024
 """From so many bytes on it is worth giving memory back to the system afterwards."""
+_HOLDER_PART = 4
+"""The bodies of one token's holder take so many times what is free at most: there is always room for others' bodies."""
 _RESOURCE = "memory for requests"
 
 
@@ -47,7 +51,11 @@ class RequestMemory:
         """Bytes of all kinds, received ones included."""
         self._most = 0
         """The most that they were since nothing was used."""
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._received_of: Counter[str] = Counter()
+        """Bytes of bodies by the tag of the token's holder."""
+        self._waiting: TenantQueue[_Waiting] = TenantQueue()
+        self._next: _Waiting | None = None
+        """Whose turn it is, as soon as there is room."""
 
     @property
     def used(self) -> int:
@@ -58,21 +66,42 @@ class RequestMemory:
         """Begin to count what one request takes, until it is answered."""
         return Share(self)
 
-    def receive(self, size: int) -> None:
-        """Count bytes of a body; see :meth:`Share.receive`."""
-        if self._received + size > self._max_received or self._used + size > self._max_bytes:
+    def receive(self, size: int, received: int = 0, tag: str = "") -> None:
+        """Count bytes of a body.
+
+        Args:
+            size: How many.
+            received: Those of the same body that were counted before.
+            tag: Of the token's holder; those of many tokens leave room for each other.
+
+        Raises:
+            AtCapacityError: They are too many, with those of others, or with the holder's other bodies.
+        """
+        free = self._max_received - self._received - size
+        others = self._received_of[tag] - received if tag else 0
+        if (
+            free < 0
+            or self._used + size > self._max_bytes
+            or (others and others + received + size > _HOLDER_PART * free)
+        ):
             raise AtCapacityError(_RESOURCE, self._max_received)
         self._received += size
         self._used += size
+        if tag:
+            self._received_of[tag] += size
 
     def use(self, size: int) -> None:
         """Count bytes that are there already: they cannot be refused."""
         self._used += size
 
-    def free(self, size: int, received: int = 0) -> None:
-        """Count bytes no more, ``received`` of them of bodies."""
+    def free(self, size: int, received: int = 0, tag: str = "") -> None:
+        """Count bytes no more, ``received`` of them of a body of this holder."""
         self._most = max(self._most, self._used)
         self._received -= received
+        if received and tag:
+            self._received_of[tag] -= received
+            if not self._received_of[tag]:
+                del self._received_of[tag]
         self._used -= size
         self._grant()
         if self._used == 0:
@@ -89,8 +118,12 @@ class RequestMemory:
         if self._used >= self._max_bytes:
             raise AtCapacityError(_RESOURCE, self._max_bytes)
 
-    async def take(self, size: int) -> int:
-        """Wait until there are so many bytes, or all that bodies leave; first come, first served.
+    async def take(self, size: int, tag: str = "") -> int:
+        """Wait until there are so many bytes, or all that bodies leave; the holders of tokens are served in turn.
+
+        Args:
+            size: How many bytes.
+            tag: Of the token's holder.
 
         Returns:
             How many were taken.
@@ -99,11 +132,12 @@ class RequestMemory:
             AtCapacityError: Others have held them for too long.
         """
         size = min(size, self._max_bytes - self._max_received)
-        if not self._waiting and self._used + size <= self._max_bytes:
+        if self._next is None and self._used + size <= self._max_bytes:
             self._used += size
             return size
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, granted))
+        self._waiting.put(Tenant(tag), _Waiting(size, granted))
+        self._grant()
         try:
             async with asyncio.timeout(waits.PLACE_S):
                 await granted
@@ -117,24 +151,35 @@ class RequestMemory:
         return size
 
     def _grant(self) -> None:
-        while self._waiting:
-            size, granted = self._waiting[0]
+        while self._next is not None or self._waiting:
+            self._next = self._next or self._waiting.pop()
+            size, granted = self._next
             if not granted.done():
                 if self._used + size > self._max_bytes:
+                    # Nobody passes by: a large one would wait for ever.
                     return
                 self._used += size
                 granted.set_result(None)
-            self._waiting.popleft()
+            self._next = None
+
+
+class _Waiting(NamedTuple):
+    """Request for which there is no room yet."""
+
+    size: int
+    granted: asyncio.Future[None]
 
 
 class Share:
     """Memory that one request is charged for."""
 
     # Every request that does not take the fast path has one.
-    __slots__ = ("_memory", "_received", "_used")
+    __slots__ = ("_memory", "_received", "_used", "tag")
 
     def __init__(self, memory: RequestMemory) -> None:
         self._memory = memory
+        self.tag = ""
+        """Of the token's holder whose request it is."""
         self._received = 0
         self._used = 0
 
@@ -144,7 +189,7 @@ class Share:
         Raises:
             AtCapacityError: They are too many, with those of others.
         """
-        self._memory.receive(size)
+        self._memory.receive(size, self._received, self.tag)
         self._received += size
 
     @asynccontextmanager
@@ -160,7 +205,7 @@ class Share:
         """
         size = size_of(body)
         if waits_for_room:
-            size = await self._memory.take(size)
+            size = await self._memory.take(size, self.tag)
         else:
             self._memory.use(size)
         try:
@@ -185,7 +230,7 @@ class Share:
         """Count the body no more."""
         if self._received:
             received, self._received = self._received, 0
-            self._memory.free(received, received)
+            self._memory.free(received, received, self.tag)
 
     def close(self) -> None:
         """Count nothing of this request any more."""
