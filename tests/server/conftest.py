@@ -63,6 +63,13 @@ class Wire:
         body, self._received = self._received[:length], self._received[length:]
         return int(status.split()[1]), headers, body
 
+    def read(self, size: int) -> bytes:
+        """Give the next bytes that are no answer of HTTP's."""
+        while len(self._received) < size:
+            self._receive()
+        data, self._received = self._received[:size], self._received[size:]
+        return data
+
     def is_closed(self) -> bool:
         """Whether the server ends the connection within the time limit, with nothing more to say."""
         try:

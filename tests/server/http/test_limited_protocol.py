@@ -11,6 +11,9 @@ from typing import Any
 
 import orjson
 import pytest
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.uri import parse_uri
 
 from tests.server.conftest import Wire
 from tests.server.served import Served, http_request, post
@@ -436,3 +439,21 @@ def test_many_upgrades_in_one_piece_are_answered(narrow: Served) -> None:
 def test_a_head_is_limited_also_where_it_is_read_twice(narrow_wire: Wire) -> None:
     narrow_wire.send(http_request("GET", "/healthz", b"", *UPGRADE, f"X-Header: {'x' * 30_000}"))
     assert refused(narrow_wire) == (431, "headers_too_large")
+
+
+def test_a_message_in_one_piece_with_its_handshake_is_answered(narrow: Served) -> None:
+    uri = parse_uri(f"ws://127.0.0.1:{narrow.port}/openenv/frozen_lake/ws")
+    client = ClientProtocol(uri)
+    client.send_request(client.connect())
+    handshake = b"".join(client.data_to_send())
+    declined = http_request("GET", "/healthz", b"", *UPGRADE)
+    for before in (b"", declined):
+        wire = Wire(narrow.port)
+        wire.send(before + handshake + Frame(Opcode.TEXT, b'{"type":"state"}').serialize(mask=True))
+        if before:
+            assert wire.answer()[0] == 200
+        assert wire.answer()[0] == 101
+        head = wire.read(2)
+        assert head[0] == 0x81
+        assert b'"step_count":0' in wire.read(head[1])
+        wire.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Coroutine
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -15,6 +17,8 @@ from websockets.client import ClientProtocol
 from websockets.frames import Close, Frame, Opcode
 from websockets.uri import parse_uri
 
+from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE
+from verl_agent_env.server.http.request_memory import RequestMemory
 from verl_agent_env.server.http.socket_messages import MessageAnswer, answer_messages
 from verl_agent_env.server.http.websocket import WebSocketProtocol
 from verl_agent_env.server.process.pool import UVICORN_OPTIONS
@@ -68,7 +72,7 @@ class Wire(asyncio.Transport):
 class Connection:
     """One connection, whose answers are the messages, and which notes what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, app_state: dict[str, Any] | None = None) -> None:
         self.asked: list[str | bytes] = []
         self.gate = asyncio.Event()
         self.ready = asyncio.Event()
@@ -76,7 +80,7 @@ class Connection:
         self.wire = Wire()
         self.state = ServerState()
         config = Config(self.app, interface="asgi3", **{**UVICORN_OPTIONS, "loop": "asyncio"})
-        self.protocol = WebSocketProtocol(config, self.state, {})
+        self.protocol = WebSocketProtocol(config, self.state, app_state or {})
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -99,10 +103,13 @@ class Connection:
         await self.gate.wait()
         return MessageAnswer(f"waited, {whose.get()}".encode())
 
-    async def begin(self) -> None:
+    def connect(self) -> None:
         self.protocol.connection_made(self.wire)
         self.wire.client.send_request(self.wire.client.connect())
         self.protocol.data_received(b"".join(self.wire.client.data_to_send()))
+
+    async def begin(self) -> None:
+        self.connect()
         await turns()
         assert self.wire.client.state.name == "OPEN"
         self.wire.texts()
@@ -208,6 +215,74 @@ async def test_parts_of_a_message_are_put_together_and_a_ping_between_them_is_an
     assert connection.send(frame(Opcode.PING, b"here?")) == ["PONG"]
     assert connection.send(frame(Opcode.CONT, b"b")) == ["ab"]
     assert connection.send(text("c")) == ["c"]
+
+
+async def test_many_parts_take_no_more_memory_than_what_they_hold(connection: Connection) -> None:
+    connection.send(text("a", fin=False))
+    empty = Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 1000
+    connection.send(empty)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            connection.send(empty)
+        assert tracemalloc.get_traced_memory()[0] < 50_000
+    finally:
+        tracemalloc.stop()
+    parts = Frame(Opcode.CONT, b"b", fin=False).serialize(mask=True) * 1000
+    assert connection.send(parts, frame(Opcode.CONT, b"c")) == ["a" + "b" * 1000 + "c"]
+    assert connection.send(Frame(Opcode.BINARY, b"d", False).serialize(mask=True), frame(Opcode.CONT, b"e"))
+    assert connection.asked[-1] == b"de"
+
+
+class _Dispatcher(NamedTuple):
+    """What the protocol asks of the dispatcher."""
+
+    memory: RequestMemory
+    connections: Any
+
+
+async def test_messages_that_are_not_whole_take_of_the_memory_of_requests() -> None:
+    memory = RequestMemory(600_000, 200_000)
+    state = {DISPATCHER_STATE: _Dispatcher(memory, MagicMock())}
+    first, second = Connection(state), Connection(state)
+    await first.begin()
+    await second.begin()
+    whole = text("a" * 150_000)
+    for at in range(0, 120_000, 10_000):
+        first.send(whole[at : at + 10_000])
+    assert memory.used == 120_000
+    assert second.send(text("b" * 70_000, fin=False)) == []
+    assert second.send(whole[:20_000]) == ["CLOSE"]
+    assert second.wire.client.close_rcvd == Close(1013, "")
+    assert second.wire.is_closed
+    assert second.asked == []
+    assert memory.used == 120_000
+    assert first.send(whole[120_000:]) == ["a" * 150_000]
+    assert memory.used == 0
+    first.send(whole[:100_000])
+    first.protocol.connection_lost(None)
+    assert memory.used == 0
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+async def test_what_comes_in_one_piece_with_the_handshake_is_answered_after_it(is_ready: bool) -> None:
+    connection = Connection()
+    if not is_ready:
+        connection.ready.clear()
+    connection.connect()
+    connection.protocol.take_early(frame(Opcode.PING) + text("a"))
+    connection.send(text("b"))
+    assert not connection.wire.is_read
+    await turns()
+    assert connection.wire.client.state.name == "OPEN"
+    if not is_ready:
+        connection.send(text("c"))
+        connection.ready.set()
+        await turns()
+    assert connection.asked == (["a", "b"] if is_ready else ["a", "b", "c"])
+    assert connection.wire.texts() == ["PONG", *connection.asked]
+    assert connection.wire.is_read
+    assert connection.send(text("d")) == ["d"]
 
 
 async def test_a_whole_message_among_the_parts_of_another_breaks_the_protocol(connection: Connection) -> None:

@@ -30,6 +30,7 @@ from verl_agent_env.errors import (
 from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
 from verl_agent_env.server.http.peer import Peer
 from verl_agent_env.server.http.types import Response
+from verl_agent_env.server.http.websocket import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ _MIN_DRAINED_BYTES = 65_536
 """So much of its answer a client has to take in within ``send_timeout_s``, or all of it."""
 
 
-IDLE, HEAD, BODY = range(3)
-"""Where the parser is: between two requests, in the head of one, or behind it."""
+IDLE, HEAD, BODY, UPGRADED = range(4)
+"""Where the parser is: between two requests, in the head of one, behind it, or at the end of all: the connection is a WebSocket's."""
 
 
 class _RefusedError(Exception):
@@ -96,7 +97,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._plain_head = b""
         """A head that asked to go on with another protocol, without that, until it is read again."""
         self._end_of_head = 0
-        """Where in the last piece that head ended."""
+        """Where in the last piece a head ended that asked for another protocol."""
         self._is_refused = False
         """Whether nothing is read from the client any more."""
 
@@ -127,7 +128,9 @@ class LimitedProtocol(HttpToolsProtocol):
         rest: bytes | memoryview = data
         while self._plain_head:
             rest = self._read_plainly(rest)
-        if self.phase != IDLE:
+        if self.phase == UPGRADED:
+            self._hand_over_connection(bytes(rest[self._end_of_head :]))
+        elif self.phase != IDLE:
             self.hand_over_body()
             self.note_partial()
         elif data[0] in _LINE_BREAKS and self.deadline is None and not self.is_watched():
@@ -193,9 +196,16 @@ class LimitedProtocol(HttpToolsProtocol):
         """Leave the connection to the WebSocket's own protocol, which counts it no more when it ends."""
         self.clear_deadline()
         self._stop_drain_watch()
+        self.phase, self._end_of_head = UPGRADED, _end_of_head()
         super().handle_websocket_upgrade()
         # These refer to the protocol, which would stay until the collector looks.
         del self.parser, self.headers
+
+    def _hand_over_connection(self, early: bytes) -> None:
+        """Give the WebSocket's protocol what came behind the handshake in one piece with it."""
+        protocol = self.transport.get_protocol()
+        if early and isinstance(protocol, WebSocketProtocol):
+            protocol.take_early(early)
 
     def _get_upgrade(self) -> bytes | None:
         """Give what the request's head asks to go on with; uvicorn would look among the trailers that follow it."""
@@ -231,9 +241,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Note where the declined head ends."""
-        ended = sys.exc_info()[1]
-        if self._plain_head and isinstance(ended, httptools.HttpParserUpgrade):
-            self._end_of_head = ended.args[0]
+        if self._plain_head:
+            self._end_of_head = _end_of_head()
         else:
             super()._unsupported_upgrade_warning()
 
@@ -407,6 +416,12 @@ class LimitedProtocol(HttpToolsProtocol):
             _lines(headers) if headers else b"",
             body if type(body) is bytes else bytes(body),
         )
+
+
+def _end_of_head() -> int:
+    """Tell where in the piece a head ended at which the parser has just stopped, to go on with another protocol."""
+    ended = sys.exc_info()[1]
+    return ended.args[0] if isinstance(ended, httptools.HttpParserUpgrade) else 0
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -21,8 +21,10 @@ from websockets.frames import CloseCode, Frame
 from websockets.protocol import State
 
 from verl_agent_env.engine import AwaitableOrValue, await_maybe
+from verl_agent_env.errors import AtCapacityError
 from verl_agent_env.server.http.dispatcher import DISPATCHER_STATE, Dispatcher
 from verl_agent_env.server.http.peer import Peer
+from verl_agent_env.server.http.request_memory import UNCOUNTED_BYTES, Share
 from verl_agent_env.server.http.socket_messages import (
     ANSWER_WITH,
     AnswerMessage,
@@ -59,6 +61,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.logger = self.conn.logger = _logger
+        self._owner: Dispatcher | None = self.app_state.get(DISPATCHER_STATE)
+        self._share: Share | None = None
+        """Counts a long message that is not whole yet."""
+        self._counted_bytes = 0
+        """Bytes of it that are counted."""
         self._answer: AnswerMessage | None = None
         """Answers the messages, once the application has left them to the protocol."""
         self._context: Context
@@ -75,13 +82,25 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Whether the last answer was given."""
         self._unread_bytes = 0
         """Bytes that the parser was given of a frame that is not whole yet."""
+        self._early = b""
+        """What came before the application had accepted the handshake."""
+
+    def take_early(self, data: bytes) -> None:
+        """Read what a client sent before it was told that there is a WebSocket, as soon as there is one; nothing else until then.
+
+        It should not (RFC 6455, 4.1), but it would wait for an answer.
+        """
+        self._early += data
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     # --- called by the transport ----------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
-        owner: Dispatcher | None = self.app_state.get(DISPATCHER_STATE)
-        if owner is not None:
-            owner.connections.leave(Peer.of(self.client, self.server).address)
+        if self._owner is not None:
+            self._owner.connections.leave(Peer.of(self.client, self.server).address)
+        self._stop_counting()
         super().connection_lost(exc)
         # What came before the end is carried out, as far as it can be: a message that closes the environment among it.
         self._go_on_soon()
@@ -95,11 +114,40 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             if text is not None and self.conn.state is State.OPEN:
                 self._take(text, is_text=True)
                 return
+        if self._early or (self.handshake_initiated and not self.handshake_complete):
+            self.take_early(data)
+            return
         self._unread_bytes += len(data)
         super().data_received(data)
+        self._count_unread()
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self.transport.write(_BAD_HANDSHAKE)
             self.transport.close()
+
+    def _count_unread(self) -> None:
+        """Count what there is of a long message that is not whole; hang up where requests have taken all memory that is for them."""
+        unread = self._unread_bytes + sum(map(len, self.frames))
+        if unread <= UNCOUNTED_BYTES:
+            self._stop_counting()
+            return
+        if self._share is None and self._owner is not None:
+            self._share = self._owner.memory.share()
+        if self._share is not None and unread > self._counted_bytes:
+            try:
+                self._share.receive(unread - self._counted_bytes)
+            except AtCapacityError:
+                self._is_ending = True
+                self.frames.clear()
+                self.conn.fail(CloseCode.TRY_AGAIN_LATER)
+                self.handle_parser_exception()
+                self._stop_counting()
+            else:
+                self._counted_bytes = unread
+
+    def _stop_counting(self) -> None:
+        if self._share is not None:
+            self._share.close()
+            self._share, self._counted_bytes = None, 0
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -121,6 +169,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 # The handshake.
                 self._unread_bytes = 0
         super().handle_events()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Add a part to those before it, in one piece of memory: a client may make frames of a byte, or of none."""
+        whole = self.frames[0]
+        if not isinstance(whole, bytearray):
+            whole = bytearray(whole)
+        whole += event.data
+        self.frames[0] = whole  # type: ignore[call-overload]
+        if event.fin:
+            self.send_receive_event_to_app()
 
     def send_receive_event_to_app(self) -> None:
         """Take a message whose last frame was read."""
@@ -158,6 +216,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # The parser's own frame keeps the request.
         self.request.headers.clear()
         del self.scope, self.request, self.response
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
         self._go_on_soon()
 
     def _take(self, data: bytes | bytearray, *, is_text: bool) -> None:
