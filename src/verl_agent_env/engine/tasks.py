@@ -53,7 +53,7 @@ _MAX_KNOWN_SHARES = 1024
 _KEY_BYTES = 16
 
 
-class _Arguments(NamedTuple):
+class _TaskArguments(NamedTuple):
     """Kind and keyword arguments that tasks are asked for with."""
 
     kind: EnvKind
@@ -167,7 +167,7 @@ class TaskFinder:
         """
         budget = Budget(self._limits, WHOLE_ROOM)
         assigned: list[CreateRequest | VerlAgentEnvError] = []
-        known: dict[tuple[str, int], _Arguments] = {}
+        known: dict[tuple[str, int], _TaskArguments] = {}
         clock, yield_after_s = time.perf_counter, self._limits.yield_after_s
         slice_end = clock() + yield_after_s
         for request, named in zip(requests, tasks, strict=True):
@@ -194,7 +194,7 @@ class TaskFinder:
 
     async def _arguments(
         self, env_name: str, env_kwargs: Mapping[str, Any], budget: Budget | None = None
-    ) -> _Arguments:
+    ) -> _TaskArguments:
         await self._kinds.load((env_name,))
         try:
             kind = self._registry.kind(env_name)
@@ -202,9 +202,9 @@ class TaskFinder:
             raise EnvironmentFailedError("", type(broken).__name__) from None
         written = orjson.dumps([kind.name, env_kwargs], option=orjson.OPT_SORT_KEYS)
         key = hashlib.blake2b(written, digest_size=_KEY_BYTES).digest()
-        return _Arguments(kind, env_kwargs, key, budget)
+        return _TaskArguments(kind, env_kwargs, key, budget)
 
-    async def _find(self, given: _Arguments, split: str, index: int) -> Task:
+    async def _find(self, given: _TaskArguments, split: str, index: int) -> Task:
         found = await self._require_split(given, split)
         if not 0 <= index < found.num_tasks:
             raise TaskNotFoundError(given.kind.name, found.name, index, found.num_tasks)
@@ -220,20 +220,20 @@ class TaskFinder:
         listed = self._lists[kind.name]
         return listed if len(listed) else None
 
-    async def _splits_of(self, given: _Arguments) -> list[Split]:
+    async def _splits_of(self, given: _TaskArguments) -> list[Split]:
         listed = self._list_of(given.kind)
         if listed is not None:
             return listed.splits()
         return seed_splits(await self._share(given))
 
-    async def _require_split(self, given: _Arguments, name: str) -> Split:
+    async def _require_split(self, given: _TaskArguments, name: str) -> Split:
         splits = await self._splits_of(given)
         for split in splits:
             if split.name == name:
                 return split
         raise UnknownSplitError(given.kind.name, name[:_MAX_SHOWN_SPLIT], [split.name for split in splits])
 
-    async def _task_of(self, given: _Arguments, split: Split, index: int) -> Task:
+    async def _task_of(self, given: _TaskArguments, split: Split, index: int) -> Task:
         listed = self._list_of(given.kind)
         if listed is not None:
             task = listed.task(split.name, index)
@@ -243,7 +243,7 @@ class TaskFinder:
 
     # --- seeds ----------------------------------------------------------------------------------------------
 
-    async def _seed_of(self, given: _Arguments, split: Split, index: int) -> int:
+    async def _seed_of(self, given: _TaskArguments, split: Split, index: int) -> int:
         share = await self._share(given)
         seeds = seeds_of(index)
         if not share:
@@ -259,7 +259,7 @@ class TaskFinder:
                 return seed
         raise TaskNotFoundError(given.kind.name, split.name, index, split.num_tasks)
 
-    async def _share(self, given: _Arguments) -> float:
+    async def _share(self, given: _TaskArguments) -> float:
         """Tell which share of a kind's layouts is for tests; 0 where they cannot be told apart."""
         known = self._shares.get(given.key)
         if known is not None:
@@ -278,7 +278,7 @@ class TaskFinder:
         _remember(self._shares, given.key, share or 0.0, _MAX_KNOWN_SHARES)
         return share or 0.0
 
-    async def _position(self, given: _Arguments, seed: int) -> float | None:
+    async def _position(self, given: _TaskArguments, seed: int) -> float | None:
         """Tell where the layout of a seed falls in [0, 1); ``None`` if there is no episode of this seed."""
         await self._turn()
         kind = given.kind

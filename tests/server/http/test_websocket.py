@@ -265,12 +265,17 @@ async def test_messages_that_are_not_whole_take_of_the_memory_of_requests() -> N
 
 
 @pytest.mark.parametrize("is_ready", [True, False])
-async def test_what_comes_in_one_piece_with_the_handshake_is_answered_after_it(is_ready: bool) -> None:
+@pytest.mark.parametrize("is_one_piece", [True, False])
+async def test_what_comes_with_the_handshake_is_answered_after_it(is_ready: bool, is_one_piece: bool) -> None:
     connection = Connection()
     if not is_ready:
         connection.ready.clear()
     connection.connect()
-    connection.protocol.take_early(frame(Opcode.PING) + text("a"))
+    early = frame(Opcode.PING) + text("a")
+    if is_one_piece:
+        connection.protocol.take_early(early)
+    else:
+        connection.protocol.data_received(early)
     connection.send(text("b"))
     assert not connection.wire.is_read
     await turns()
