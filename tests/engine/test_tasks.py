@@ -11,7 +11,6 @@ from tests.cpu import assert_within
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.tasks import TaskFinder
 
-NAME = "probe/thread-v0"
 CHAT = "single_turn_chat"
 
 
@@ -65,8 +64,8 @@ async def test_others_have_their_turns_while_tasks_are_given_to_a_batch(
 ) -> None:
     turn = Turns()
     finder = finder_of(make_host(yield_after_s=1e-9), turn)
-    await finder.find(NAME, "train", 0)
+    await finder.find(CHAT, "train", 0)
     turn.count = 0
-    requests = [CreateRequest(NAME) for _ in range(50)]
+    requests = [CreateRequest(CHAT) for _ in range(50)]
     await finder.assign(requests, [("train", index) for index in range(50)])
     assert turn.count >= 49

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -172,11 +172,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_cont(self, event: Frame) -> None:
         """Add a part to those before it, in one piece of memory: a client may make frames of a byte, or of none."""
-        whole = self.frames[0]
-        if not isinstance(whole, bytearray):
-            whole = bytearray(whole)
+        begun: bytes | bytearray = self.frames[0]
+        whole = begun if isinstance(begun, bytearray) else bytearray(begun)
         whole += event.data
-        self.frames[0] = whole  # type: ignore[call-overload]
+        self.frames = cast("list[bytes]", [whole])
         if event.fin:
             self.send_receive_event_to_app()
 
