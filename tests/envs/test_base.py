@@ -492,3 +492,10 @@ def test_a_step_is_the_turn_of_its_calls(action: Any, observation_mode: str) -> 
         env.reset(seed=5)
     for _ in range(3):
         assert stepped.step(action) == turned.take_turn(turned.calls_of(action))
+
+
+def test_calls_keep_no_argument_that_their_tool_excludes() -> None:
+    env = FrozenLakeEnv()
+    assert env.calls_of(called(("move_right", '{"why": "' + "x" * 60_000 + '"}'))) == env.calls_of(
+        called(("move_right", "{}"))
+    )

@@ -61,6 +61,27 @@ def test_tool_without_parameters_takes_anything() -> None:
     assert MOVE.fault({"extra": 1}) is None
 
 
+@pytest.mark.parametrize(
+    ("parameters", "permitted"),
+    [
+        ({}, {"text", "more"}),
+        ({"properties": {"text": {}}}, {"text", "more"}),
+        ({"properties": {"text": {}}, "additionalProperties": True}, {"text", "more"}),
+        ({"properties": {"text": {}}, "additionalProperties": {"type": "string"}}, {"text", "more"}),
+        ({"properties": {"text": {}}, "additionalProperties": False}, {"text"}),
+        ({"patternProperties": {"^m": {}}, "additionalProperties": False}, {"text", "more"}),
+        ({"additionalProperties": False}, set()),
+    ],
+)
+def test_arguments_that_the_schema_excludes_are_left_out(
+    parameters: dict[str, Any], permitted: set[str]
+) -> None:
+    arguments = {"text": "", "more": "x"}
+    assert Tool("write", "Write.", parameters).permitted(arguments) == {
+        name: arguments[name] for name in permitted
+    }
+
+
 def test_schemas_of_both_apis_hold_the_same() -> None:
     assert TOOL.openai() == {
         "type": "function",

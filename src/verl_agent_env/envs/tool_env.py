@@ -65,13 +65,16 @@ class ToolEnv(EpisodeEnv):
     def calls_of(self, action: Action) -> list[ToolCall]:
         """Read an action into its calls, at least one, without carrying them out.
 
-        Invalid calls keep their id and their fault only. ``step(action)`` is ``take_turn(calls_of(action))``, so the calls
-        suffice to replay a step.
+        Invalid calls keep their id and their fault only, valid ones the arguments that the tool's schema permits.
+        ``step(action)`` is ``take_turn(calls_of(action))``, so the calls suffice to replay a step.
         """
-        return [
-            call if call.fault is None else ToolCall("", {}, call.id, call.fault)
-            for call in self.checked_calls(self.read_action(action))
-        ]
+        return [self._as_carried_out(call) for call in self.checked_calls(self.read_action(action))]
+
+    def _as_carried_out(self, call: ToolCall) -> ToolCall:
+        if call.fault is not None:
+            return ToolCall("", {}, call.id, call.fault)
+        tool = self._tools_by_name.get(call.name) if call.arguments else None
+        return call if tool is None else call._replace(arguments=tool.permitted(call.arguments))
 
     def call_from_word(self, word: str) -> ToolCall:
         """Translate a move written in plain text into a call; a call with a fault if it is no move.

@@ -55,6 +55,14 @@ class Tool:
                 return f"The argument '{name}' of '{self.name}' must be of type {' or '.join(types)}."
         return None
 
+    def permitted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return those arguments that the schema permits: all of them, unless it excludes additional ones."""
+        schema = self.parameters
+        if schema.get("additionalProperties") is not False or "patternProperties" in schema:
+            return arguments
+        properties = schema.get("properties", {})
+        return {name: value for name, value in arguments.items() if name in properties}
+
     @classmethod
     def from_openai(cls, schema: Mapping[str, Any]) -> Tool:
         """Make a tool from the result of :meth:`openai`."""
