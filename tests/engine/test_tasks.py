@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from collections.abc import Callable
 
 import pytest
 
 from tests.cpu import assert_within
+from tests.waiting import NEVER_S
 from verl_agent_env.engine import CreateRequest, Host
 from verl_agent_env.engine.tasks import TaskFinder
 
 CHAT = "single_turn_chat"
 
 
-class Turns:
-    """Counts how often others had their turn."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    async def __call__(self) -> None:
-        self.count += 1
+async def no_turn() -> None:
+    """Wait for nobody."""
 
 
-def finder_of(host: Host, turn: Turns) -> TaskFinder:
-    return TaskFinder(host.registry, host.kinds, host.executor, turn, {}, host.limits)
+def finder_of(host: Host) -> TaskFinder:
+    return TaskFinder(host.registry, host.kinds, host.executor, no_turn, {}, host.limits)
 
 
 async def test_arguments_of_tasks_are_not_kept(host: Host) -> None:
-    finder = finder_of(host, Turns())
+    finder = finder_of(host)
     await finder.find(CHAT, "train", 0, {"task_prompt": "Hello."})
     tracemalloc.start()
     try:
@@ -41,8 +37,8 @@ async def test_arguments_of_tasks_are_not_kept(host: Host) -> None:
         tracemalloc.stop()
 
 
-async def test_arguments_that_a_batch_shares_are_looked_at_once(host: Host) -> None:
-    finder, env_kwargs = finder_of(host, Turns()), {"task_prompt": "a" * 1_000_000}
+async def test_arguments_that_a_batch_shares_are_looked_at_once(make_host: Callable[..., Host]) -> None:
+    finder, env_kwargs = finder_of(make_host(yield_after_s=NEVER_S)), {"task_prompt": "a" * 1_000_000}
     requests = [CreateRequest(CHAT, env_kwargs=env_kwargs) for _ in range(2_000)]
     tasks = [("train", index) for index in range(2_000)]
     assigned = await finder.assign(requests, tasks)
@@ -62,10 +58,11 @@ async def test_arguments_that_a_batch_shares_are_looked_at_once(host: Host) -> N
 async def test_others_have_their_turns_while_tasks_are_given_to_a_batch(
     make_host: Callable[..., Host],
 ) -> None:
-    turn = Turns()
-    finder = finder_of(make_host(yield_after_s=1e-9), turn)
+    finder = finder_of(make_host(yield_after_s=1e-9))
     await finder.find(CHAT, "train", 0)
-    turn.count = 0
     requests = [CreateRequest(CHAT) for _ in range(50)]
-    await finder.assign(requests, [("train", index) for index in range(50)])
-    assert turn.count >= 49
+    assigning = asyncio.create_task(finder.assign(requests, [("train", index) for index in range(50)]))
+    for _ in range(50):
+        assert not assigning.done()
+        await asyncio.sleep(0)
+    assert len(await assigning) == 50

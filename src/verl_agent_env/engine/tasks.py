@@ -168,12 +168,9 @@ class TaskFinder:
         budget = Budget(self._limits, WHOLE_ROOM)
         assigned: list[CreateRequest | VerlAgentEnvError] = []
         known: dict[tuple[str, int], _TaskArguments] = {}
-        clock, yield_after_s = time.perf_counter, self._limits.yield_after_s
-        slice_end = clock() + yield_after_s
+        pace = self._executor.pace()
         for request, named in zip(requests, tasks, strict=True):
-            if clock() > slice_end:
-                await self._turn()
-                slice_end = clock() + yield_after_s
+            await pace.keep()
             if named is None:
                 assigned.append(request)
                 continue

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.waiting import no_hang
+from tests.waiting import NEVER_S, no_hang
 from verl_agent_env.engine.execution.slices import Slices
 from verl_agent_env.turns import Tenant, current_tenant
 
@@ -61,3 +61,20 @@ async def test_work_that_was_cancelled_takes_no_turn() -> None:
         await slices.turn()
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_a_work_of_many_parts_waits_when_its_slice_is_over() -> None:
+    slices, seen = Slices(), []
+
+    async def work(name: str, yield_after_s: float) -> None:
+        pace = slices.pace(yield_after_s)
+        for _ in range(3):
+            seen.append(name)
+            await pace.keep()
+
+    async with no_hang():
+        await asyncio.gather(work("a", 1e-9), work("b", 1e-9))
+        assert seen == list("ababab")
+        seen.clear()
+        await asyncio.gather(work("a", NEVER_S), work("b", NEVER_S))
+    assert seen == list("aaabbb")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
@@ -540,6 +540,34 @@ async def test_reaping_lets_others_through(make_host: Callable[..., Host], creat
     await host.reap()
     other.cancel()
     assert ticks > 20
+
+
+async def rounds_during(call: Coroutine[Any, Any, object]) -> int:
+    """How often the event loop comes round while a call is carried out."""
+    rounds = 0
+
+    async def come_round() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(come_round())
+    await call
+    other.cancel()
+    return rounds
+
+
+async def test_first_actions_and_steps_that_are_played_again_let_others_through(
+    make_host: Callable[..., Host], create: Create
+) -> None:
+    host = make_host(yield_after_s=1e-9)
+    env_id = await create(host, "inline")
+    assert await rounds_during(ask(host.begin_and_play, env_id, 3, None, ["1"] * 30, b"")) >= 30
+    instance = host.env_table.find(env_id)
+    env, _ = await host.executor.begin_again(instance.kind, instance.arguments, 3, None, None)
+    playing = host.executor.play(instance.kind, env, [b'"1"'] * 30, lambda *_: None)
+    assert await rounds_during(playing) >= 30
 
 
 # --- environments under a given id ---------------------------------------------------------------------------

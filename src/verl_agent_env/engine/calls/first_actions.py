@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,8 +19,6 @@ from verl_agent_env.errors import (
 )
 from verl_agent_env.wire.actions import MAX_WHOLE_BYTES, identity_of
 from verl_agent_env.wire.results import EncodedReset, EncodedStep, PlayedBeginning, size_of
-
-_STEPS_BETWEEN_YIELDS = 32
 
 
 class FirstStep(NamedTuple):
@@ -94,7 +91,7 @@ async def _play(
     encoded: Sequence[bytes],
     size: int,
 ) -> list[FirstStep]:
-    limit = lifecycle.limits.max_answer_bytes
+    limit, pace = lifecycle.limits.max_answer_bytes, executor.pace()
     steps: list[FirstStep] = []
     for number, (action, written) in enumerate(zip(actions, encoded, strict=True)):
         if steps and (steps[-1].answer.terminated or steps[-1].answer.truncated):
@@ -113,8 +110,7 @@ async def _play(
         if size > limit:
             raise AnswerTooLargeError(limit, size)
         steps.append(FirstStep(identity, recorded, answer, noted))
-        if number % _STEPS_BETWEEN_YIELDS == _STEPS_BETWEEN_YIELDS - 1:
-            await asyncio.sleep(0)
+        await pace.keep()
     return steps
 
 

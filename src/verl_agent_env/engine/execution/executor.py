@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import gymnasium
 import orjson
 
+from verl_agent_env.engine.execution.slices import Pace
 from verl_agent_env.engine.execution.threads import CallTimeoutError, ForeignExitError, Threads
 from verl_agent_env.engine.execution.under_way import CallRecord, current_call
 from verl_agent_env.envs.effects import Outcomes
@@ -31,8 +32,6 @@ Options: TypeAlias = bytes | None
 ENV_FAULTS = (Exception, SystemExit)
 """What an environment's code may raise without harm to others; a KeyboardInterrupt is the operator's."""
 
-_STEPS_BETWEEN_YIELDS = 32
-
 
 class Executor:
     """Carries out calls of environments and encodes what they return.
@@ -47,7 +46,12 @@ class Executor:
     """
 
     def __init__(
-        self, threads: Threads, max_step_s: float, record: CallRecord, suspicions: Suspicions
+        self,
+        threads: Threads,
+        max_step_s: float,
+        record: CallRecord,
+        suspicions: Suspicions,
+        pace: Callable[[], Pace],
     ) -> None:
         """An executor of nothing yet.
 
@@ -56,8 +60,11 @@ class Executor:
             max_step_s: How long they may take.
             record: Where it is written what is under way.
             suspicions: Which calls may have ended a worker.
+            pace: Begins a work of many calls.
         """
         self.record = record
+        self.pace = pace
+        """Begins a work of many calls, so that others have their turns."""
         self._threads = threads
         self.max_step_s = max_step_s
         self._suspicions = suspicions
@@ -215,10 +222,10 @@ class Executor:
         """
         played: list[tuple[EncodedStep, T]] = []
         try:
-            for nth, action in enumerate(actions, start=1):
+            pace = self.pace()
+            for action in actions:
                 played.append(await self._step_again(kind, env, action, observe))
-                if nth % _STEPS_BETWEEN_YIELDS == 0:
-                    await asyncio.sleep(0)
+                await pace.keep()
         except BaseException as fault:
             self.dispose(kind, env, fault)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from verl_agent_env.turns import TenantQueue, current_tenant
 
@@ -30,6 +31,10 @@ class Slices:
             loop.call_soon(self._grant, loop)
         await granted
 
+    def pace(self, yield_after_s: float) -> Pace:
+        """Begin a work of many parts that has a slice at present."""
+        return Pace(self, yield_after_s)
+
     def _grant(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._waiting:
             granted = self._waiting.pop()
@@ -39,3 +44,26 @@ class Slices:
                 loop.call_soon(loop.call_soon, self._grant, loop)
                 return
         self._is_granting = False
+
+
+class Pace:
+    """Work of many parts, which goes on for one slice and then waits for its turn."""
+
+    __slots__ = ("_end", "_slices", "_yield_after_s")
+
+    def __init__(self, slices: Slices, yield_after_s: float) -> None:
+        """Begin the first slice.
+
+        Args:
+            slices: Where it waits.
+            yield_after_s: How long a slice is.
+        """
+        self._slices = slices
+        self._yield_after_s = yield_after_s
+        self._end = time.perf_counter() + yield_after_s
+
+    async def keep(self) -> None:
+        """Wait for the next turn, between two parts, if the slice is over."""
+        if time.perf_counter() > self._end:
+            await self._slices.turn()
+            self._end = time.perf_counter() + self._yield_after_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from verl_agent_env.config import HostLimits
@@ -89,7 +90,13 @@ class Host:
         self.suspicions = suspicions = suspicions or Suspicions()
         """Which calls are known to have ended a worker, or may have."""
         self._threads = Threads(limits)
-        self.executor = Executor(self._threads, limits.max_step_s, record or CallRecord(), suspicions)
+        self.executor = Executor(
+            self._threads,
+            limits.max_step_s,
+            record or CallRecord(),
+            suspicions,
+            partial(self.slices.pace, limits.yield_after_s),
+        )
         self.collector = (
             None
             if episodes is None
