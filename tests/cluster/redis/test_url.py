@@ -75,6 +75,9 @@ def test_a_provider_s_primary_may_fail_over(failover: str, fails_over: bool) -> 
         "redis://:secret@host/zero?db=1",
         "unix:///secret?db=one",
         "redis://user:12#secret@host/0",
+        "redis://:secret@host?ssl_ca_certs=ca.pem",
+        "rediss://:secret@host?ssl_cert_reqs=perhaps",
+        "rediss://:secret@host?ssl_min_version=1",
         "redis://:secret@host?wait=-1",
         "redis://:secret@host?wait=1&wait=2",
         "redis://:secret@host?sentinel_password=secret",
@@ -115,3 +118,21 @@ def test_a_database_is_the_one_that_is_connected_to() -> None:
         assert client.where in ("redis://host:6379/3", "unix:///run/log?db=3")
     with pytest.raises(ValueError, match="must be another one"):
         in_order(["redis://host/7?db=3", "redis://HOST:6379/3"])
+
+
+def test_files_of_tls_that_are_of_no_use_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no certificate")
+    for url, words in (
+        (
+            f"rediss://:secret@host?ssl_ca_certs={tmp_path}/none",
+            "/none', which .* cannot be used: No such file",
+        ),
+        (f"rediss://:secret@host?ssl_ca_certs={tmp_path}/text", "/text', which .* cannot be used: "),
+        (
+            f"rediss+sentinel://:secret@host/service?ssl_certfile={tmp_path}/none&ssl_keyfile={tmp_path}/text",
+            "/none' and '.*/text', which .* cannot be used: No such file",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            RedisClient(url, RedisLimits())
+        assert "secret" not in str(caught.value)

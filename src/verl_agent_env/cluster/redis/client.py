@@ -43,6 +43,7 @@ from verl_agent_env.cluster.redis.url import FORMS, RedisUrl
 from verl_agent_env.errors import StoreFullError, StoreUnavailableError
 
 _ResultT = TypeVar("_ResultT")
+_TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 
 class RedisClient:
@@ -76,12 +77,6 @@ class RedisClient:
             # `call` retries within its own time limit.
             retry=Retry(NoBackoff(), 0),
         )
-        with contextlib.suppress(RedisError):
-            try:
-                # Otherwise an unknown option of the URL would fail only in the first call.
-                pool.connection_class(**pool.connection_kwargs)
-            except (TypeError, ValueError):
-                raise ValueError(FORMS) from None
         endpoint = _endpoint_of(pool)
         self._primary: Primary | None = None
         if read.sentinels is None:
@@ -254,10 +249,21 @@ def _tls_of(options: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _endpoint_of(pool: Any) -> Endpoint:
-    """Return the endpoint of a pool's connections."""
+    """Return the endpoint of a pool's connections.
+
+    Raises:
+        ValueError: The URL has an option that is unknown, or has no such value, or names a file that is of no use.
+    """
     options = pool.connection_kwargs
-    connection = pool.connection_class(**options)
-    context = getattr(connection, "ssl_context", None)
+    try:
+        context = getattr(pool.connection_class(**options), "ssl_context", None)
+        tls = None if context is None else context.get()
+    except OSError as unread:
+        files = " and ".join(f"'{options[name]}'" for name in _TLS_FILES if options.get(name))
+        reason = unread.strerror or unread
+        raise ValueError(f"{files}, which the Redis URL names for TLS, cannot be used: {reason}") from None
+    except (TypeError, ValueError, RedisError):
+        raise ValueError(FORMS) from None
     return Endpoint(
         host=options.get("host", "localhost"),
         port=options.get("port", 6379),
@@ -265,7 +271,7 @@ def _endpoint_of(pool: Any) -> Endpoint:
         username=options.get("username") or "",
         password=options.get("password") or "",
         db=int(options.get("db") or 0),
-        tls=None if context is None else context.get(),
+        tls=tls,
     )
 
 
