@@ -63,3 +63,10 @@ def test_a_trusted_proxy_says_below_which_path_it_shows_the_server(
     proxies = TrustedProxies(["10.0.0.0/8"], "/configured")
     headers = {} if named is None else {b"x-forwarded-prefix": named}
     assert proxies.root_path(Peer(address), headers) == path
+
+
+def test_of_a_zone_nothing_is_kept() -> None:
+    proxies = TrustedProxies()
+    for number in range(100):
+        named = f"fe80::1%{number:060000}".encode()
+        assert proxies.client_address(Peer("127.0.0.1"), {b"x-forwarded-for": named}) == "fe80::1"

@@ -40,7 +40,8 @@ class TrustedProxies:
         if named is None or not self.is_trusted(address):
             return address
         for part in reversed(named.decode("latin-1").split(",")[-_MAX_NAMED:]):
-            text = part.strip()
+            # A zone (RFC 4007) is of the proxy's machine, and may be any text.
+            text = part.partition("%")[0].strip()
             try:
                 ipaddress.ip_address(text)
             except ValueError:
