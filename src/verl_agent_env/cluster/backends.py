@@ -110,7 +110,8 @@ def _open_redis(url: str, options: BackendOptions) -> Backend:
     from verl_agent_env.cluster.redis.store import RedisStore
     from verl_agent_env.cluster.redis.url import RedisUrl, in_order
 
-    keys, limits = Keys(options.namespace, options.num_slots), RedisLimits(call_s=options.call_s)
+    keys = Keys.of_cluster(options.namespace, options.num_slots)
+    limits = RedisLimits(call_s=options.call_s)
     urls = None if options.logs is None else in_order(options.logs)
     # One connection each: a cancelled call closes its own, and a long commit delays no heartbeat.
     logs = [FencedLog(RedisEventLog(RedisClient(url, limits, keys), keys))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from verl_agent_env.cluster.backends import BackendOptions, open_backend
 from verl_agent_env.cluster.redis.keys import Keys
 
 
@@ -40,3 +41,12 @@ def test_prefixes_are_those_of_the_keys() -> None:
 def test_namespace_that_would_move_the_tag_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="namespace"):
         Keys(wrong)
+
+
+def test_no_cluster_is_in_the_namespace_of_the_event_logs_of_another_one() -> None:
+    assert Keys.of_cluster("a").of_logs().namespace == "a.log"
+    assert Keys.of_cluster("a.logs", 65_536) == Keys("a.logs", 65_536)
+    with pytest.raises(ValueError, match="must not end with"):
+        Keys.of_cluster("a.log")
+    with pytest.raises(ValueError, match="must not end with"):
+        open_backend("redis://127.0.0.1", BackendOptions("a.log"))

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from verl_agent_env.types import NUM_SLOTS, slot_text
 
+_OF_LOGS = ".log"
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -43,7 +44,20 @@ class Keys:
 
     def of_logs(self) -> Keys:
         """Return the names of the keys in each Redis that keeps event logs alone; it may be that of the other keys as well."""
-        return dataclasses.replace(self, namespace=f"{self.namespace}.log")
+        return dataclasses.replace(self, namespace=f"{self.namespace}{_OF_LOGS}")
+
+    @classmethod
+    def of_cluster(cls, namespace: str, num_slots: int = NUM_SLOTS) -> Keys:
+        """Return the names of the keys of a cluster.
+
+        Raises:
+            ValueError: The namespace has another form, or is that of another cluster's event logs.
+        """
+        if namespace.endswith(_OF_LOGS):
+            raise ValueError(
+                f"'{namespace}' is the namespace of the event logs of a cluster; another one must not end with '{_OF_LOGS}'"
+            )
+        return cls(namespace, num_slots)
 
     @property
     def generation(self) -> str:
