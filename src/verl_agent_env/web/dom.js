@@ -63,6 +63,8 @@ export function useKeys(bindings) {
       const target = /** @type {Element} */ (event.target);
       if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
       if (target.closest('input, textarea, select, dialog')) return;
+      // A link, a button and a fold have an Enter of their own.
+      if (event.key === 'Enter' && target.closest('a, button, summary')) return;
       const isNamed = event.key.length > 1;
       const binding = latest.current[isNamed && event.shiftKey ? `Shift+${event.key}` : event.key];
       if (!binding) return;

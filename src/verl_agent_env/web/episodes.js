@@ -22,7 +22,7 @@ const COLUMNS = /** @type {string[][]} */ ([
         ['env_name', 'Environment', ''],
         ['seed', 'Seed', 'num wide'],
       ]),
-  ['num_steps', 'Steps', 'num'],
+  ['num_steps', 'Steps', 'num wide'],
   ['reward', 'Reward', 'num'],
   ['num_invalid', 'Invalid', 'num wide'],
 ]);
@@ -30,8 +30,8 @@ const COLUMNS = /** @type {string[][]} */ ([
 /** Marked for comparison. */
 const marked = signal(/** @type {string[]} */ ([]));
 const cursor = signal(0);
-/** The list that was shown last, through which the viewer steps. */
-export const listed = signal(/** @type {Row[]} */ ([]));
+/** The list that was shown last, through which the viewer steps, and its address. */
+const listed = signal({ rows: /** @type {Row[]} */ ([]), address: 'episodes' });
 
 /** A time; of today without the date. @param {number} seconds since the epoch */
 function timeText(seconds) {
@@ -245,10 +245,10 @@ function Table({ rows, query }) {
               </a>
             </td>
             ${!evaluated && html`
-              <td>${shortName(row.env_name)}</td>
+              <td class="name">${shortName(row.env_name)}</td>
               <td class="num wide">${row.seed}</td>
             `}
-            <td class="num">${row.num_steps}</td>
+            <td class="num wide">${row.num_steps}</td>
             <td class="num">
               <${Reward} value=${signed(row.reward)} sign=${row.reward} />
             </td>
@@ -256,7 +256,7 @@ function Table({ rows, query }) {
             <td>
               <${Ending} ending=${row.ending} />
             </td>
-            ${!evaluated && html`<td class="wide dim">${placeInTraining(row)}</td>`}
+            ${!evaluated && html`<td class="wide dim place">${placeInTraining(row)}</td>`}
           </tr>
         `)}
       </tbody>
@@ -277,13 +277,14 @@ function List({ query }) {
   useEffect(() => {
     if (latest) {
       setPage(latest);
-      listed.value = latest.episodes;
+      listed.value = { rows: latest.episodes, address: `episodes?${key}` };
     }
   }, [latest]);
   const rows = page?.episodes ?? [];
   const move = (/** @type {number} */ by) => () => {
     cursor.value = Math.max(0, Math.min(rows.length - 1, cursor.value + by));
-    document.querySelector('tr.current')?.scrollIntoView({ block: 'nearest' });
+    const links = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll('tbody .when a'));
+    links[cursor.value]?.focus();
   };
   const current = rows[cursor.value];
   useKeys({
@@ -293,9 +294,8 @@ function List({ query }) {
     x: () => current && mark(current.id),
     c: compare,
   });
-  if (error) return html`<${Failure} error=${error} again=${again} />`;
-  if (!page) return html`<${Loading} what="the episodes" />`;
-  if (!page.kept) {
+  if (!page && !error) return html`<${Loading} what="the episodes" />`;
+  if (page && !page.kept) {
     return html`
       <${Empty} title="This server keeps no episodes">
         <code>verl-agent-env serve --keep-trajectories memory</code> keeps those that are over.
@@ -310,11 +310,13 @@ function List({ query }) {
       ${evaluated && html`<${Evaluation} />`}
       <${Filters} query=${query} page=${page} />
       ${run && html`<${RunSummary} key=${run} run=${run} />`}
-      <${Actions} query=${query} page=${page} />
-      ${rows.length ? html`
+      ${page && !error && html`<${Actions} query=${query} page=${page} />`}
+      ${error ? html`
+        <${Failure} error=${error} again=${again} />
+      ` : rows.length ? html`
         <div class="scroll" tabindex="0" role="region" aria-label="Episodes">
           <${Table} rows=${rows} query=${query} />
-          ${page.next_offset !== null && limit < 1000 && html`
+          ${page?.next_offset && limit < 1000 && html`
             <button onClick=${() => setLimit(limit + PAGE_SIZE)}>Show more</button>
           `}
         </div>
@@ -349,6 +351,7 @@ const Evaluation = () => html`
 /** The list, or one or two episodes: `#/episodes?run=…`, `#/episodes/ID`, `#/episodes/ID/ID`. */
 export function Episodes() {
   const ids = route.value.rest.split('/').filter(Boolean).slice(0, 2);
-  if (ids.length) return html`<${Viewer} key=${ids.join('/')} ids=${ids} rows=${listed.value} />`;
+  const { rows, address } = listed.value;
+  if (ids.length) return html`<${Viewer} key=${ids.join('/')} ids=${ids} rows=${rows} back=${address} />`;
   return html`<${List} query=${route.value.query} />`;
 }

@@ -8,10 +8,19 @@
  */
 export const shortName = (name) => name.replace(/^verl_env\//, '').replace(/-v\d+$/, '');
 
+/**
+ * With so many digits behind the point; from ten millions on as a power of ten.
+ *
+ * @param {number} value
+ * @param {number} digits
+ */
+export const fixed = (value, digits) =>
+  Math.abs(value) < 1e7 ? value.toFixed(digits) : value.toExponential(digits);
+
 /** @param {number} value */
 export function signed(value) {
   const sign = value > 0 ? '+' : value < 0 ? '−' : '';
-  return sign + Math.abs(value).toFixed(2);
+  return sign + fixed(Math.abs(value), 2);
 }
 
 /** @param {number} count @param {string} noun */

@@ -2,7 +2,7 @@
 // A run: how its success and its reward went over time, and what it spent where.
 import { Curve } from './curve.js';
 import { html, useLoaded, useRef } from './dom.js';
-import { counted, shortName } from './format.js';
+import { counted, fixed, shortName } from './format.js';
 import { findRuns } from './kept.js';
 import { Failure } from './parts.js';
 
@@ -59,7 +59,7 @@ export function RunSummary({ run, number = 0, nothing = null }) {
         <dt>Success</dt>
         <dd class="num">${found.judged ? rate(found.successes / found.judged) : '–'}</dd>
         <dt>Mean reward</dt>
-        <dd class="num">${found.mean_reward.toFixed(3)}</dd>
+        <dd class="num">${fixed(found.mean_reward, 3)}</dd>
         <dt>Steps</dt>
         <dd class="num">${found.num_steps.toLocaleString('en')}</dd>
         <dt>Episodes a minute</dt>
@@ -85,7 +85,7 @@ export function RunSummary({ run, number = 0, nothing = null }) {
           title="Mean reward"
           points=${points}
           over=${isByStep ? 'training steps' : 'time'}
-          text=${(/** @type {number} */ value) => value.toFixed(3)}
+          text=${(/** @type {number} */ value) => fixed(value, 3)}
           value=${(/** @type {Point} */ point) => point.reward / point.episodes}
         />
       </div>
@@ -123,7 +123,7 @@ export function RunSummary({ run, number = 0, nothing = null }) {
                   <td>${shortName(sums.env_name)}</td>
                   <td class="num">${sums.episodes}</td>
                   <td class="num">${sums.judged ? rate(sums.successes / sums.judged) : '–'}</td>
-                  <td class="num">${(sums.reward / sums.episodes).toFixed(3)}</td>
+                  <td class="num">${fixed(sums.reward / sums.episodes, 3)}</td>
                   <td class="num">${(sums.seconds / sums.episodes).toFixed(2)}</td>
                 </tr>
               `)}

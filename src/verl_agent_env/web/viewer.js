@@ -256,8 +256,8 @@ function Mates({ of }) {
   `;
 }
 
-/** @param {{ids: string[], rows: Row[]}} props */
-export function Viewer({ ids, rows }) {
+/** @param {{ids: string[], rows: Row[], back: string}} props rows of the list, and its address */
+export function Viewer({ ids, rows, back }) {
   const { value: episodes, error, again } = useLoaded(() => Promise.all(ids.map(readEpisode)), ids.join('/'));
   useEffect(() => {
     shownStep.value = 0;
@@ -280,7 +280,7 @@ export function Viewer({ ids, rows }) {
     d: () => differs >= 0 && go(differs + 1),
     n: turn(1),
     p: turn(-1),
-    Escape: () => history.back(),
+    Escape: () => goTo(back),
   });
   if (error) return html`<${Failure} error=${error} again=${again} />`;
   if (!episodes) return html`<${Loading} what="the episode" />`;
@@ -288,7 +288,7 @@ export function Viewer({ ids, rows }) {
   return html`
     <div class="viewer">
       <header class="bar">
-        <a class="button" href="#/episodes">
+        <a class="button" href=${`#/${back}`}>
           ← Episodes
         </a>
         <h1 class="hidden">${episodes.length === 2 ? 'Two episodes' : 'An episode'}</h1>

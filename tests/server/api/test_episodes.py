@@ -12,13 +12,15 @@ import orjson
 import pyarrow.parquet
 import pytest
 
-from tests.server.conftest import LAKE, RIGHT, MakeClient, Problem
+from tests.server.conftest import LAKE, RIGHT, MakeClient, Problem, app_of
 from tests.server.http.test_holders import as_, token_file  # noqa: F401 - a fixture
 from tests.waiting import HANG_S
+from tests.web.browser.narrowing_env import NarrowingEnv
 from verl_agent_env.cluster.memory.episodes import MemoryEpisodes
 from verl_agent_env.engine import inspection
 from verl_agent_env.engine.episodes import search
 from verl_agent_env.engine.episodes.conversations import conversation_of
+from verl_agent_env.envs.registry import EnvSpec
 
 SOKOBAN = "verl_env/sokoban_small-v0"
 UP = "<think>Above me.</think><answer>up</answer>"
@@ -50,6 +52,36 @@ async def get(client: httpx.AsyncClient, path: str, **options: Any) -> Any:
     answer = await client.get(path, **options)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+async def test_an_action_that_was_taken_is_not_told_to_be_invalid_by_an_environment_with_other_tools(
+    keeping: httpx.AsyncClient, play: Callable[..., Awaitable[str]]
+) -> None:
+    env_name = NarrowingEnv.env_name
+    app_of(keeping).env_host.registry.register(
+        EnvSpec(env_name, f"{NarrowingEnv.__module__}:{NarrowingEnv.__name__}")
+    )
+    taken, refused = (
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": name, "arguments": '{"move": "0-2"}'},
+                }
+            ],
+        }
+        for name in ("take", "jump")
+    )
+    plain = await play(keeping, taken, refused, env_name=env_name)
+    told = await play(keeping, taken, env_name=env_name, env_kwargs={"include_reading": True})
+    good, bad = (await get(keeping, f"/api/episodes/{plain}"))["steps"]
+    assert good["reading"] is None
+    assert not bad["reading"]["valid"]
+    (good,) = (await get(keeping, f"/api/episodes/{told}"))["steps"]
+    assert good["reading"]["valid"]
 
 
 async def test_episodes_are_listed_by_what_is_asked_for(

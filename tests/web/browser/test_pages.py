@@ -6,8 +6,10 @@ import re
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
+import orjson
 import pytest
 
 from tests.conftest import ServerProcess, StartServer
@@ -143,6 +145,7 @@ def read_a_run(visit: Visit) -> None:
     expect(page.get_by_role("img", name="Mean reward over training steps")).to_be_visible()
     page.get_by_role("button", name="with invalid actions").click()
     expect(page.locator(".rows tbody tr")).to_have_count(1)
+    page.keyboard.press("k")
     page.keyboard.press("Enter")
     expect(page.locator(".turn")).to_have_count(4)
     page.keyboard.press("j")
@@ -416,6 +419,7 @@ def test_an_environment_of_a_link_that_is_not_there_is_told_by_name(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+CHAT = "verl_env/single_turn_chat-v0"
 HOSTILE = (
     "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\n"
     "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 (abc)\n\u202elive\u202c "
@@ -428,7 +432,8 @@ def test_whatever_a_text_holds_it_is_shown_as_text_and_whole(
     open_tab: Open, server: ServerProcess, width: str
 ) -> None:
     run = f"<b>{'R' * 80}</b>{uuid.uuid4().hex[:6]}"
-    request = {"env_name": "single_turn_chat", "env_kwargs": {"task_prompt": HOSTILE}, "run_id": run}
+    args = orjson.dumps({"task_prompt": HOSTILE}).decode()
+    request = {"env_name": CHAT, "env_kwargs": {"task_prompt": HOSTILE}, "run_id": run}
     with httpx.Client(base_url=f"{server.url}/", timeout=HANG_S) as client:
         env_id = client.post("api/environment/initialize", json=request).json()["env_id"]
         action = f"<think>{HOSTILE}</think>{HOSTILE}"
@@ -445,6 +450,17 @@ def test_whatever_a_text_holds_it_is_shown_as_text_and_whole(
     assert page.locator(parts).evaluate_all(cut) == []
     wide = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.outerHTML.slice(0, 99))"
     assert page.locator(".reader header, .turn, .turn .text").evaluate_all(wide) == []
+    for address in (
+        f"episodes?run={quote(run)}",
+        f"cluster/run/{quote(run)}",
+        "cluster",
+        f"play/{CHAT}?args={quote(args)}",
+    ):
+        visit.goto(address)
+        expect(page.locator(".rows tbody tr, .summary, .node, .turns").first).to_be_visible()
+        # Tables of workers scroll sideways; what only a screen reader has is one pixel wide.
+        shown = page.locator("main *:not(.node table, .node table *, .hidden)")
+        assert shown.evaluate_all(cut) == []
     assert visit.faults == []
 
 
@@ -556,6 +572,42 @@ def test_two_are_marked_and_compared_by_keys_and_an_export_is_saved(
     page.get_by_role("link", name="Play on").click()
     expect(page.locator(".facts")).to_contain_text("Steps3")
     assert visit.faults == []
+
+
+def test_enter_does_what_is_focused_and_an_episode_leads_back_to_the_list_that_it_was_found_in(
+    open_tab: Open, server: ServerProcess
+) -> None:
+    visit, run = open_samples(open_tab, server)
+    page = visit.page
+    page.get_by_role("button", name="with invalid actions").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".rows tbody tr")).to_have_count(1)
+    page.get_by_role("button", name="with invalid actions").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".rows tbody tr")).to_have_count(3)
+    page.keyboard.press("j")
+    expect(page.locator(".rows tr.current a")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".reader")).to_have_count(1)
+    page.keyboard.press("p")
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Run", exact=True)).to_have_value(run)
+    page.locator(".rows .link").first.click()
+    page.get_by_role("link", name="← Episodes").click()
+    expect(page.get_by_label("Run", exact=True)).to_have_value(run)
+    assert visit.faults == []
+
+
+def test_a_filter_that_the_server_refuses_can_be_mended(open_tab: Open, server: ServerProcess) -> None:
+    visit, _ = open_samples(open_tab, server)
+    page = visit.page
+    field = page.get_by_label("Reward from")
+    for wanted, found in (("much", 0), ("-1", 3)):
+        field.fill(wanted)
+        field.press("Enter")
+        expect(page.get_by_role("alert")).to_have_count(int(not found))
+        expect(page.locator(".rows tbody tr")).to_have_count(found)
+    assert len(visit.faults) == 1, "the browser notes the refusal"
 
 
 def test_the_page_of_an_evaluation_is_the_viewer_in_one_file_that_asks_nobody(

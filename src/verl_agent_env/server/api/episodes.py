@@ -82,6 +82,10 @@ class EpisodeHandlers:
             self._host, episode["env_name"], episode["env_kwargs"], actions
         )
         for step, reading in zip(episode["steps"], readings, strict=True):
+            info = step["info"] or {}
+            if reading is not None and not reading["valid"] and info.get("action_is_valid"):
+                # Read by an environment that is not in this step's state: its tools were others then.
+                reading = info.get("reading")
             step["reading"] = reading
             notes = notes_of(step["action"])
             step["prompt_tokens"], step["tokens"] = notes.prompt_tokens, notes.completion_tokens
