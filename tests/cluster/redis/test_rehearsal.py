@@ -55,7 +55,7 @@ async def test_all_rights_are_enough_and_nothing_stays(
     redis_server: RedisProcess, admin: redis.Redis
 ) -> None:
     before = set(admin.keys("*:trial-*"))
-    assert await refused(redis_server, admin, "~{verl_agent_env*", "&{verl_agent_env*", "+@all") == ""
+    assert await refused(redis_server, admin, "~{verl_agent_env}:*", "&{verl_agent_env}:*", "+@all") == ""
     left = set(admin.keys("*:trial-*")) - before
     # These are known for a while, by design.
     assert all(0 < admin.ttl(key) <= 600 for key in left)
