@@ -199,7 +199,7 @@ function Environment({ kind }) {
           </h2>
           <${Sample} kind=${kind} request=${request} />
           <h2>
-            Tools <span class="dim">${kind.tools.length || 'none: it is answered with text'}</span>
+            Tools <span class="dim">${kind.tools.length || 'none that every episode has'}</span>
           </h2>
           <dl class="tools">
             ${kind.tools.map(({ function: tool }) => html`
