@@ -255,8 +255,13 @@ def test_every_request_is_counted_once(served: Served, wire: Wire, lake: str) ->
 
 
 @pytest.fixture
-def lines() -> Iterator[list[dict[str, Any]]]:
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """What is logged, as JSON lines made where it is logged."""
+    for name in ("uvicorn", "uvicorn.error"):
+        # A server with uvicorn's own logging may have run in this process before.
+        logger = logging.getLogger(name)
+        for attribute, value in (("propagate", True), ("disabled", False), ("level", logging.NOTSET)):
+            monkeypatch.setattr(logger, attribute, value)
     written: list[dict[str, Any]] = []
 
     class Keeper(logging.Handler):
