@@ -314,6 +314,8 @@ async def test_a_server_that_keeps_nothing_says_so(client: httpx.AsyncClient, pr
         "order=up",
         "ending=bad",
         "seed=x",
+        "sucess=true",
+        "run=r&tag=x",
     ],
 )
 async def test_what_cannot_be_understood_is_refused(

@@ -14,6 +14,7 @@ from verl_agent_env.server.api.queries import (
     a_number,
     one_of,
     query_of,
+    require_known,
     whole_number,
     yes_or_no,
 )
@@ -30,6 +31,22 @@ MAX_TABLE_ROWS = 10_000
 """Of a table, which is made as a whole."""
 _DOCUMENTS_AT_ONCE = 16
 _PATH = "/api/episodes/"
+_PARAMETERS = (
+    *(
+        "run",
+        "env",
+        "group",
+        "seed",
+        "training_step",
+        "ending",
+        "success",
+        "invalid",
+        "min_reward",
+        "max_reward",
+        "text",
+    ),
+    *("sort", "order", "offset", "limit"),
+)
 _SUMS = ("episodes", "judged", "successes", "reward", "num_steps", "seconds")
 
 
@@ -155,9 +172,10 @@ def episode_query(request: Request, *, default_limit: int, max_limit: int) -> Ep
     """Read which episodes are asked for.
 
     Raises:
-        InvalidRequestError: A parameter is wrong.
+        InvalidRequestError: A parameter is wrong or unknown.
     """
     query = query_of(request)
+    require_known(query, _PARAMETERS)
     sort = one_of(query, "sort", SORT_KEYS)
     return EpisodeQuery(
         run=_text(query, "run"),

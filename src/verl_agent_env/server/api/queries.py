@@ -20,6 +20,21 @@ def query_of(request: Request) -> dict[str, list[str]]:
     return parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
 
 
+def require_known(query: Mapping[str, list[str]], names: Sequence[str]) -> None:
+    """Refuse parameters of other names: a filter whose name is misspelt would find everything.
+
+    Raises:
+        InvalidRequestError: There is one.
+    """
+    faults = [
+        {"loc": ["query", name], "msg": f"is unknown; there are {', '.join(names)}"}
+        for name in query
+        if name not in names
+    ]
+    if faults:
+        raise InvalidRequestError(faults[:8])
+
+
 def whole_number(query: Mapping[str, list[str]], name: str, default: int, lowest: int, highest: int) -> int:
     """Return a parameter that is a whole number.
 
