@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers.vector import ClipReward, DictInfoToList, RecordEpisodeStatistics, TransformReward
 
 import verl_agent_env  # noqa: F401 - registers the names
 from tests import depth
 from tests.conftest import ServerProcess
-from verl_agent_env.client import EnvClient
+from verl_agent_env.client import ClientClosedError, EnvClient
 from verl_agent_env.client.remote_env import RemoteEnv
 from verl_agent_env.client.remote_vector_env import RemoteVectorEnv
 from verl_agent_env.errors import (
@@ -268,6 +270,101 @@ def test_error_of_an_environment_is_raised(server: ServerProcess) -> None:
     with pytest.raises(SequenceConflictError) as caught:
         env.step(["up"] * 3)
     assert caught.value.env_id == env.env_ids[1]
+    env.close()
+
+
+@pytest.fixture
+def two_vectors(server: ServerProcess) -> Iterator[list[VectorEnv[Any, Any, Any]]]:
+    """A vector in this process and one of the same environments on a server, both begun."""
+    there: dict[str, Any] = {"url": server.url, "env_name": "frozen_lake", "env_kwargs": ROW}
+    vectors = [
+        gymnasium.make_vec("verl_env/frozen_lake-v1", 2, "sync", render_mode="ansi", **ROW),
+        gymnasium.make_vec("verl_env/remote-v0", 2, render_mode="ansi", **there),
+    ]
+    for vector in vectors:
+        vector.reset(seed=1)
+    yield vectors
+    for vector in vectors:
+        vector.close()
+
+
+def test_attributes_and_calls_are_those_of_a_vector_in_process(two_vectors: list[Any]) -> None:
+    local, remote = two_vectors
+    for name in ("task_prompt", "render", "render_mode", "observation_space"):
+        assert remote.get_attr(name) == remote.call(name) == local.get_attr(name) == local.call(name)
+    assert [type(space) for space in remote.get_attr("action_space")] == [
+        type(remote.single_action_space)
+    ] * 2
+    for vector in two_vectors:
+        for name in ("nothing_like_it", "_client", "__class__.x"):
+            with pytest.raises(AttributeError, match=name):
+                vector.get_attr(name)
+        with pytest.raises(TypeError):
+            vector.call("step")
+        # Each takes the same action; the third one ends the episodes.
+        for _ in range(3):
+            stepped = vector.call("step", "right")
+        assert [result[1:3] for result in stepped] == [(1.0, True)] * 2
+    assert remote.call("reset", seed=5) == local.call("reset", seed=5)
+    assert remote.step(["right"] * 2)[0] == tuple(local.step(["right"] * 2)[0])
+
+
+def test_calls_are_those_of_the_environments_of_the_client(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.NEXT_STEP)
+    assert env.get_attr("env_id") == tuple(env.env_ids)
+    assert [state["env_id"] for state in env.call("state")] == env.env_ids
+    assert env.call("tools", "anthropic")[0] == env.call("tools", format="anthropic")[2]
+    assert env.get_attr("seq") == (0, 0, 0)
+    for _ in range(3):
+        env.call("step", "right")
+    # The vector knows that the episodes ended.
+    assert not env.step(["right"] * 3)[2].any()
+    assert env.get_attr("seq") == (0, 0, 0)
+    env.close()
+    with pytest.raises(ClientClosedError):
+        env.call("state")
+
+
+def test_attributes_on_a_server_are_not_set(server: ServerProcess) -> None:
+    env = vector_of(server, AutoresetMode.NEXT_STEP)
+    for name in ("render_mode", "is_slippery", "env_id"):
+        with pytest.raises(AttributeError, match="env_kwargs"):
+            env.set_attr(name, [1, 2, 3])
+    assert env.get_attr("render_mode") == (None,) * 3
+    assert env.get_attr("env_id") == tuple(env.env_ids)
+    env.close()
+
+
+def test_error_of_one_environment_of_a_call_is_raised_and_the_others_are_called(
+    server: ServerProcess,
+) -> None:
+    env = vector_of(server, AutoresetMode.NEXT_STEP)
+    env.reset(seed=1)
+    with EnvClient(server.url) as other:
+        other.attach(env.env_ids[1]).step("up")
+    with pytest.raises(SequenceConflictError) as caught:
+        env.call("step", "right")
+    assert caught.value.env_id == env.env_ids[1]
+    assert env.get_attr("seq")[::2] == (1, 1)
+    env.close()
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_wrappers_of_gymnasium_count_episodes_and_change_rewards(
+    server: ServerProcess, mode: AutoresetMode
+) -> None:
+    vector = vector_of(server, mode)
+    counted: RecordEpisodeStatistics[Any, Any] = RecordEpisodeStatistics(vector)
+    env = DictInfoToList(ClipReward(TransformReward(counted, lambda rewards: rewards * 4), 0.0, 3.0))
+    env.reset(seed=1)
+    for _ in range(3):
+        _, rewards, _, _, infos = env.step(["right", "up", "up"])
+    assert rewards.tolist() == [3.0, 0.0, 0.0]
+    assert counted.episode_count == 1
+    assert [*counted.return_queue, *counted.length_queue] == [1.0, 3]
+    assert (infos[0]["episode"]["r"], infos[0]["episode"]["l"]) == (1.0, 3)
+    assert "episode" not in infos[1]
+    assert env.unwrapped is vector
     env.close()
 
 

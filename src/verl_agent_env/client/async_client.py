@@ -172,7 +172,7 @@ class AsyncEnvClient:
 
     async def initialize_batch(self, envs: Iterable[AsyncEnv]) -> list[AsyncEnv | VerlAgentEnvError]:
         """Create the environments that :meth:`make` returned; each fails alone."""
-        return await _each(env.open(micro_batching=True) for env in envs)
+        return await results_of(env.open(micro_batching=True) for env in envs)
 
     async def reset_batch(
         self,
@@ -191,7 +191,7 @@ class AsyncEnvClient:
         """
         chosen = seeds if seeds is not None else [None] * len(envs)
         first = actions if actions is not None else [()] * len(envs)
-        return await _each(
+        return await results_of(
             env.reset(seed=seed, options=options, actions=played, micro_batching=True)
             for env, seed, played in zip(envs, chosen, first, strict=True)
         )
@@ -200,13 +200,13 @@ class AsyncEnvClient:
         self, envs: Sequence[AsyncEnv], actions: Sequence[Action]
     ) -> list[StepResult | VerlAgentEnvError]:
         """Carry out one action in each environment; each fails alone."""
-        return await _each(
+        return await results_of(
             env.step(action, micro_batching=True) for env, action in zip(envs, actions, strict=True)
         )
 
     async def close_batch(self, envs: Iterable[AsyncEnv]) -> list[VerlAgentEnvError | None]:
         """Close each environment."""
-        return await _each(env.close(micro_batching=True) for env in envs)
+        return await results_of(env.close(micro_batching=True) for env in envs)
 
     async def close_run(self, run_id: str) -> int:
         """Close all environments of a run, by any client; return how many there were."""
@@ -342,7 +342,7 @@ def _statistics(answer: dict[str, Any]) -> tuple[dict[str, TaskStatistics], str 
     return {row.task: row for row in rows}, answer["next_cursor"]
 
 
-async def _each(calls: Iterable[Awaitable[T]]) -> list[T | VerlAgentEnvError]:
+async def results_of(calls: Iterable[Awaitable[T]]) -> list[T | VerlAgentEnvError]:
     """Return the result or the error of each call; raise any other exception."""
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     results: list[T | VerlAgentEnvError] = []

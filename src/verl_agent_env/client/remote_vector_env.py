@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from verl_agent_env.client.async_client import results_of
 from verl_agent_env.client.async_env import NOT_COPIED
 from verl_agent_env.client.calls import ResetResult, TaskLike
 from verl_agent_env.client.encoding import seed_of
@@ -20,6 +21,9 @@ from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.types import Action, Info, Observation, StepResult
 
 T = TypeVar("T")
+_BATCHED = frozenset({"reset", "step", "close"})
+"""Methods whose calls share requests."""
+_SPACES = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
 Observations = tuple[Observation, ...]
 Bools = npt.NDArray[np.bool_]
 
@@ -178,6 +182,61 @@ class RemoteVectorEnv(VectorEnv[Observations, Sequence[Action], npt.NDArray[Any]
         """Return a picture of each environment in ``render_mode``."""
         mode = self.render_mode
         return None if mode is None else tuple(picture_of(env, mode) for env in self._envs)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of each environment with the same arguments, all at the same time, or read an attribute of each.
+
+        Args:
+            name: Public method or attribute of :class:`verl_agent_env.client.Env`, as ``task_prompt``, ``state`` or ``env_id``.
+                As of a Gymnasium environment are ``render`` (in ``render_mode``), ``render_mode``, ``action_space`` and
+                ``observation_space``.
+            *args: Positional arguments of the method.
+            **kwargs: Keyword arguments of the method.
+
+        Returns:
+            ``num_envs`` results.
+
+        Raises:
+            AttributeError: The environments do not offer it; nothing was called.
+            VerlAgentEnvError: Error of the first environment that failed; the others were called.
+        """
+        if name == "render" and not args and not kwargs:
+            return self.render() or (None,) * self.num_envs
+        if name == "render_mode" or name in _SPACES:
+            return (getattr(self, _SPACES.get(name, name)),) * self.num_envs
+        offered = None if name.startswith("_") else vars(Env).get(name)
+        if offered is None:
+            raise AttributeError(f"environments on a server have no attribute {name!r}", name=name, obj=self)
+        if isinstance(offered, property):
+            return tuple(getattr(env, name) for env in self._envs)
+        if name in _BATCHED:
+            kwargs = {**kwargs, "micro_batching": True}
+        results = self._client.wait(
+            results_of(getattr(env.remote, name)(*args, **kwargs) for env in self._envs)
+        )
+        for position, result in enumerate(results):
+            if isinstance(result, StepResult):
+                self._observations[position] = result.observation
+                self._ended[position] = result.terminated or result.truncated
+            elif name == "reset" and not isinstance(result, VerlAgentEnvError):
+                self._observations[position], self._ended[position] = result[0], False
+        return tuple(_raise_first_error(results))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Call :meth:`call` without arguments, as Gymnasium's vectors do."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> NoReturn:
+        """Change nothing.
+
+        Raises:
+            AttributeError: Always: the attributes of an environment on a server are given with its creation.
+        """
+        raise AttributeError(
+            f"{name!r} cannot be set: give it in env_kwargs when the environments are made, or in the options of reset()",
+            name=name,
+            obj=self,
+        )
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close all environments on the server."""
