@@ -18,6 +18,7 @@ from tests.conftest import ServerProcess
 from verl_agent_env.client import ClientClosedError, EnvClient
 from verl_agent_env.client.remote_env import RemoteEnv
 from verl_agent_env.client.remote_vector_env import RemoteVectorEnv
+from verl_agent_env.client.transport import Transport
 from verl_agent_env.errors import (
     InvalidEnvArgumentsError,
     InvalidRequestError,
@@ -320,9 +321,29 @@ def test_calls_are_those_of_the_environments_of_the_client(server: ServerProcess
     # The vector knows that the episodes ended.
     assert not env.step(["right"] * 3)[2].any()
     assert env.get_attr("seq") == (0, 0, 0)
+    for name in ("__init__", "remote"):
+        with pytest.raises(AttributeError, match=name):
+            env.get_attr(name)
     env.close()
     with pytest.raises(ClientClosedError):
         env.call("state")
+
+
+def test_steps_of_a_call_share_a_request(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[str] = []
+    send = Transport.send
+
+    async def counted(self: Transport, method: str, path: str, *rest: Any, **more: Any) -> bytes:
+        paths.append(path)
+        return await send(self, method, path, *rest, **more)
+
+    monkeypatch.setattr(Transport, "send", counted)
+    with EnvClient(server.url, micro_batching=False, direct="never") as client:
+        env = RemoteVectorEnv(env_name="frozen_lake", num_envs=3, client=client, env_kwargs=ROW)
+        for name, action in (("step", ["right"]), ("reset", []), ("close", [])):
+            paths.clear()
+            env.call(name, *action)
+            assert paths == [f"/api/batch/{name}"]
 
 
 def test_attributes_on_a_server_are_not_set(server: ServerProcess) -> None:
