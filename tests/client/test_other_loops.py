@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import os
 import pickle
 import socket
 import threading
 import traceback
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,8 @@ from verl_agent_env.client import (
     ClientLoopError,
     EnvClient,
     ServerUnreachableError,
+    sync_client,
+    transport,
 )
 from verl_agent_env.client.remote_env import RemoteEnv
 from verl_agent_env.client.remote_vector_env import RemoteVectorEnv
@@ -138,6 +143,77 @@ def test_client_goes_on_in_the_next_event_loop(server: ServerProcess) -> None:
     env_id = asyncio.run(begin())
     asyncio.run(go_on(env_id))
     assert live_envs(server, client.run_id) == 0
+
+
+def close_by_hand(call: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine in an event loop that does not end its asynchronous generators."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(call)
+    loop.close()
+
+
+BY_HAND = pytest.param(
+    # asyncio tells of the transports that the loop's owner left, to those who ask for such warnings.
+    close_by_hand,
+    marks=pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning"),
+)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, BY_HAND])
+def test_closed_event_loops_leave_no_connection_and_nothing_in_memory(
+    server: ServerProcess, run: Callable[[Coroutine[Any, Any, Any]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = AsyncEnvClient(server.url)
+    kept = len(transport._ABANDONED)
+    sessions: list[Callable[[], object]] = []
+
+    async def call() -> None:
+        await asyncio.gather(*(client.catalogue() for _ in range(3)))
+        session = client._dispatch._transport._session
+        assert session is not None
+        sessions.append(weakref.ref(session))
+
+    for _ in range(3):
+        run(call())
+    asyncio.run(client.close())
+    gc.collect()
+    assert [session() for session in sessions] == [None] * 3
+    assert len(transport._ABANDONED) == kept
+    # aiohttp tells of what nobody closed by the handler of the event loop, which logs.
+    assert not caplog.records
+
+
+@pytest.mark.filterwarnings("error")
+def test_connections_end_with_their_event_loop(server: ServerProcess) -> None:
+    client = AsyncEnvClient(server.url)
+    asyncio.run(client.catalogue())
+    sockets = client._dispatch._transport._sockets
+    assert [connected.fileno() for connected in sockets] == [-1] * len(sockets)
+    asyncio.run(client.close())
+    gc.collect()
+
+
+def test_parents_session_is_kept_in_a_fork(server: ServerProcess) -> None:
+    with EnvClient(server.url) as ended, EnvClient(server.url) as client:
+        client.catalogue()
+        ended.catalogue()
+        ended.close()
+        used, loop = client.remote._dispatch._transport, client._loop
+        session, closer = used._session, used._closer
+        kept, loops = len(transport._ABANDONED), len(sync_client._ABANDONED)
+
+        def child() -> None:
+            client.catalogue()
+            gc.collect()
+            assert transport._ABANDONED[kept:] == [(session, closer)]
+            assert session is not None
+            assert not session.closed
+            # That of a closed client is closed.
+            assert sync_client._ABANDONED[loops:] == [loop]
+
+        in_a_fork(child)
+        client.catalogue()
+        assert used._session is session
 
 
 @pytest.mark.parametrize("micro_batching", [True, False], ids=["shared", "plain"])

@@ -136,14 +136,15 @@ class Dispatch:
         self._begin_anew(loop)
 
     def _begin_anew(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        if os.getpid() != self._pid:
+        is_forked = os.getpid() != self._pid
+        if is_forked:
             # The parent closes its own environments.
             self.open_envs, self._orphaned = {}, set()
             self._run_id, self._pid = _new_run_id(), os.getpid()
         self._loop = loop
         self._batchers = {}
         self._making.clear()
-        self._transport.discard()
+        self._transport.discard(is_forked=is_forked)
         self._owners = self._make_owners()
 
     def _make_owners(self) -> Owners | None:

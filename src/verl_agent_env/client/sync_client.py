@@ -265,9 +265,9 @@ class EnvClient:
         self._lock, self._thread = threading.Lock(), None
         if self._ender is not None:
             self._ender.detach()
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             _ABANDONED.append(self._loop)
-            self._loop = None
+        self._loop = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle the client's options: the copy has connections and environments of its own."""

@@ -7,7 +7,8 @@ import socket
 import ssl
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -28,8 +29,8 @@ _IDLE_S = 15.0
 _READ_BUFFER_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 1 << 28
 """Largest answer that is read, in bytes, where nobody says otherwise."""
-_ABANDONED: list[aiohttp.ClientSession] = []
-"""Sessions of a parent process or a closed event loop: they cannot be closed here, and warn when they are collected."""
+_ABANDONED: list[object] = []
+"""Sessions of a forked process' parent, and what closes them: closing one here would break the parent's."""
 _IS_SENT: ContextVar[bool] = ContextVar("is_sent")
 """Whether this task's request has had a connection: until then nobody can have run it."""
 # Statuses with which a proxy says that the server behind it cannot be reached, is restarting, or owns the slot no more.
@@ -83,19 +84,26 @@ class Transport:
         self._max_connections = max_connections
         self._max_answer_bytes = max_answer_bytes
         self._session: aiohttp.ClientSession | None = None
+        self._closer: AsyncGenerator[None] | None = None
+        """Closes the session at the end of its event loop."""
         self._proxies: dict[str, str] = {}
         """Proxy of each origin, empty for none."""
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._closed = False
 
-    def discard(self) -> None:
-        """Close the sockets of a closed event loop or of the parent process; the next request connects again.
+    def discard(self, *, is_forked: bool) -> None:
+        """Let the session of a closed event loop, or of the parent process, go; the next request connects again.
 
         In a forked process this closes only its copies of the sockets: the parent's connections stay open.
         """
-        session, self._session = self._session, None
-        if session is not None:
-            _ABANDONED.append(session)
+        session, closer = self._session, self._closer
+        self._session = self._closer = None
+        if session is not None and is_forked:
+            _ABANDONED.append((session, closer))
+        elif session is not None and not session.closed:
+            # Its event loop was closed without the end of its asynchronous generators: there is nothing to wait for.
+            with suppress(StopIteration, RuntimeError):
+                session.close().send(None)
         for connected in self._sockets:
             connected.close()
         self._sockets.clear()
@@ -195,14 +203,14 @@ class Transport:
     async def close(self) -> None:
         """Close all connections; further requests fail."""
         self._closed = True
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        closer, self._session, self._closer = self._closer, None, None
+        if closer is not None:
+            await closer.aclose()
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ClientClosedError
-        if self._session is None:
+        if self._session is None or self._session.closed:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     ssl=self._tls,
@@ -215,6 +223,10 @@ class Transport:
                 read_bufsize=_READ_BUFFER_BYTES,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
+            self._closer = _close_with_loop(self._session)
+            with suppress(StopIteration):
+                # Nothing is awaited before the yield; from now on the loop knows the generator.
+                self._closer.__anext__().__await__().send(None)
         return self._session
 
     def _proxy_for(self, origin: str) -> str:
@@ -244,6 +256,12 @@ class Transport:
         made = socket.socket(family, kind, protocol)
         self._sockets.add(made)
         return made
+
+
+async def _close_with_loop(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
+    """Close a session when the running event loop ends, as it closes asynchronous generators, or when this is closed."""
+    async with session:
+        yield
 
 
 class _Request(aiohttp.ClientRequest):
