@@ -69,8 +69,10 @@ evaluation, in verl's agent loop. First the form of what is sent:
 
 Then, where no tool is called, the text: without its thoughts, up to the token that ends the model's turn
 (`<|im_end|>`, `</s>`, `<|eot_id|>`, `<|endoftext|>` and others). A thought stands in `<think>`, `<thinking>`,
-`<reasoning>`, `<thought>`, `<reflection>`, `[THINK]`, `◁think▷`, `<seed:think>` or the like, between "Here is my thought
-process:" and "Here is my response:", or on harmony's channel `analysis`; it is never an action. A thought that is not closed
+`<reasoning>`, `<thought>`, `<reflection>`, `[THINK]`, `◁think▷`, `<seed:think>` or the like, also with attributes, in an
+element that says so (`<details type="reasoning">`, `<div class="thinking">`, `<details>` whose summary is "Thinking" or "Thought
+for 3 seconds"), between "Here is my thought process:" and "Here is my response:", or on harmony's channel `analysis`; it is
+never an action. A thought that is not closed
 reaches to the end. A closing tag without an opening one closes a thought that the prompt opened: all before it is thought. Such
 a mark in a value of a tool call belongs to the value. A result of a tool that the model made up (`<tool_response>` on a line of
 its own) ends its turn as well.

@@ -90,6 +90,10 @@ def test_a_bad_message_beside_a_good_one_is_told_and_leaves_its_calls_to_be_answ
         ("", []),
         ("<answer> || </answer>", []),
         ("<think>never ends: up", []),
+        (
+            '<details type="reasoning" done="true"><answer>Down</answer></details> so <answer>Up</answer>',
+            ["Up"],
+        ),
     ],
 )
 def test_raw_text_gives_words(text: str, words: list[str]) -> None:

@@ -47,6 +47,13 @@ ANALYSIS = "<|channel|>analysis<|message|>left<|end|><|start|>assistant"
         ("<|think|>left<|/think|>up", "up"),
         ("<|think_start|>left<|think_end|>up", "up"),
         ("<|thinking_start|>left<|thinking_end|>up", "up"),
+        ("<think duration=3>left</think>up", "up"),
+        ("<reasoning effort='high'>left</reasoning>up", "up"),
+        ('<thought id="1">left</thought><thought id="2">right</thought>up', "up"),
+        ("<thinking_process>left</thinking_process>up", "up"),
+        ("<internal_reasoning>left</internal_reasoning>up", "up"),
+        ("<chain-of-thought>left</chain-of-thought>up", "up"),
+        ("<inner-monologue>left</inner-monologue>up", "up"),
         ("Here is my thought process:\nleft\nHere is my response:\nup", "up"),
         ("Here's my thought process: left", ""),
         ("Here are my reasoning steps:\nleft\n[BEGIN FINAL RESPONSE]up[END FINAL RESPONSE]", "up"),
@@ -57,6 +64,52 @@ ANALYSIS = "<|channel|>analysis<|message|>left<|end|><|start|>assistant"
 )
 def test_thoughts_are_taken_out(text: str, visible: str) -> None:
     assert strip_thoughts(text) == visible
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        '<details type="reasoning">',
+        '<details type="reasoning" done="true" duration="3">\n<summary>Thought for 3 seconds</summary>',
+        "<DETAILS open done='true' type='reasoning'>",
+        "<details type = thinking open>",
+        '<details class="thinking-block collapsed">',
+        "<details>\n<summary>Thought for 3 seconds</summary>",
+        "<details><summary>💭 Thinking process</summary>",
+        '<div class="thinking">',
+        '<section data-type="thought">',
+    ],
+)
+def test_an_element_that_says_that_it_holds_a_thought_is_one(opening: str) -> None:
+    closing = f"</{opening[1:].split()[0].partition('>')[0]}>"
+    assert strip_thoughts(f"{opening}\n> left\n{closing}\nup") == "up"
+    assert strip_thoughts(f"up {opening}left{closing}\nand {opening}right{closing}down") == "up \nand down"
+    assert strip_thoughts(f"up {opening} left") == "up"
+    within = f"{closing.replace('/', '')}a{closing}{closing.replace('</', '<').replace('>', '/>')}"
+    assert strip_thoughts(f"{opening}{within}left{closing}up{closing}") == f"up{closing}"
+    assert strip_thoughts(f"<think>{opening}</think>up") == "up"
+    assert strip_thoughts(f"{opening}<think>a</think>left{closing}up") == "up"
+    assert opened_thought(f"<|assistant|>{opening}") == (
+        opening if opening.endswith(('">', "'>", "n>")) else ""
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<details>up</details>",
+        "<details><summary>More</summary>up</details>",
+        "<details><summary>The reasoning of Kant</summary>up</details>",
+        '<details type="tool_calls" name="reasoning">up</details>',
+        '<details summary="type of reasoning">up</details>',
+        '<div id="thinking" subtype="reasoning">up</div></details>',
+        '<details type="reasoning"/>up',
+        "</details>up</div>",
+        '{"html": "<details type=\'reasoning\'>left</details>"}',
+    ],
+)
+def test_other_elements_are_said(text: str) -> None:
+    assert strip_thoughts(text) == text
 
 
 @pytest.mark.parametrize("closing", ["</think>", "</reasoning>", "[/THINK]", "◁/think▷", "</seed:think>"])
@@ -177,6 +230,9 @@ PIECES = [
         "<think/>",
         "\n<tool_response>",
         "[unused16]",
+        '<details type="reasoning">',
+        "<details>",
+        "</details>",
     ),
     *(
         "Here is my thought process:",
@@ -203,11 +259,15 @@ def test_places_fit_whatever_is_written(text: str) -> None:
         assert text[visible.place(position)] == character
 
 
-@pytest.mark.parametrize("piece", [*PIECES, "<think></think>", "x`<think>`", "<|start|>to=<|message|>"])
+@pytest.mark.parametrize(
+    "piece", [*PIECES, "<think></think>", "think_", "type=", "x`<think>`", "<|start|>to=<|message|>"]
+)
 def test_time_is_linear(piece: str) -> None:
     assert_linear(separate_thoughts, piece)
     assert_linear(lambda text: separate_thoughts(f"{text}</think>"), piece)
     assert_linear(lambda text: separate_thoughts(f"analysisX{text}"), piece)
+    assert_linear(lambda text: separate_thoughts(f"<details {text}>"), piece)
+    assert_linear(lambda text: separate_thoughts(f"<{text}"), piece)
 
 
 def test_many_thoughts_in_a_text_of_wide_characters_take_linear_time() -> None:

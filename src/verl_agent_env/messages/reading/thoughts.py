@@ -1,9 +1,10 @@
 """Removal of thoughts from a model's text, and of everything after the end of its turn.
 
 A thought is the text between two thought tags, in any case and with attributes: ``<think>``, ``<thinking>``,
-``<reasoning>``, ``[THINK]``, ``◁think▷``, ``<seed:think>`` and others, between "Here is my thought process:" and "Here is
-my response:", and the ``analysis`` channel of harmony. A tag in code ticks is only a mention; one in a value of a tool call
-belongs to the value. Linear in the length of the text; never raises.
+``<reasoning>``, ``[THINK]``, ``◁think▷``, ``<seed:think>`` and others; an element of HTML that says so, as
+``<details type="reasoning">``; the text between "Here is my thought process:" and "Here is my response:"; and the
+``analysis`` channel of harmony. A tag in code ticks is only a mention; one in a value of a tool call belongs to the value.
+Linear in the length of the text; never raises.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from typing import NamedTuple
 from verl_agent_env.messages.reading import harmony
 from verl_agent_env.messages.reading.values import ValueSpans
 
+# <seed:think>, <longcat_think>, <inner_thoughts>, <thought_process>, <chain-of-thought>, <internal_reasoning>
+_OWN_NAME = r"(?:[\w-]{1,32}?[:_-])?(?:think(?:ing)?|thoughts?|reasoning)(?:[_-][\w-]{1,32})?"
 _NAMES = (
-    *("reason", "reasoning", "reasoning_content", "reasoning_process", "reflection", "rationale", "analysis"),
-    *("scratchpad", "inner_monologue", "antthinking", "chain_of_thought", "cot"),
-    # <seed:think>, <longcat_think>, <inner_thoughts>, <thought_process>
-    r"(?:\w+?[:_-])?(?:think(?:ing)?|thoughts?)(?:[_-]\w+)?",
+    *("reason", "reflection", "self[_-]reflection", "rationale", "analysis", "scratchpad"),
+    *("(?:inner|internal)[_-]monologue", "antthinking", "cot", _OWN_NAME),
 )
+_ELEMENTS = "details|div|section|aside|span|block|content_block|part|step"
 # Every branch begins with a character of its own, so that the search leaps from one of them to the next.
 _THOUGHT_TAG = re.compile(
-    rf"<\s*(?P<slash>\\?/)?\s*(?P<name>{'|'.join(_NAMES)})(?=[\s/>])(?P<rest>[^<>]*)>"
+    rf"<\s*+(?P<slash>\\?/)?\s*+(?:(?P<name>{'|'.join(_NAMES)})|(?P<element>{_ELEMENTS}))(?=[\s/>])(?P<rest>[^<>]*)>"
     r"|\[(?P<square_slash>/?)THINK(?:ING)?\]|\[unused(?P<unused>1[67])\]"
     r"|◁(?P<triangle_slash>/?)think▷"
     r"|<[|｜](?P<edge>begin_of_thought|end_of_thought|inner_prefix|inner_suffix|unused94|unused95"
@@ -32,6 +34,15 @@ _THOUGHT_TAG = re.compile(
     r"|<(?P<channel>\|channel>thought|channel\|>)",
     re.IGNORECASE,
 )
+_SAYS_THOUGHT = re.compile(
+    rf"(?<![\w-])(?:data-)?(?:type|class)\s*+=\s*+[\"']?(?:{_OWN_NAME})(?=[\"'\s/]|\Z)", re.IGNORECASE
+)
+"""Attribute of an element that holds a thought, as Open WebUI's ``type="reasoning"``."""
+_SUMMARY = re.compile(
+    r"\s*+<summary>[^\w<]{0,8}(?:thought for\b|(?:thinking|thoughts?|reasoning)(?: process)?[^\w<]{0,8}</summary>)",
+    re.IGNORECASE,
+)
+"""What folded text is: ``<details><summary>Thought for 3 seconds</summary>``."""
 _MARKUP = re.compile(r"[<\[◁]|```tool_output")
 _OTHER_MARKUP = ("[", "◁", "```tool_output")
 _CLOSING_EDGE = re.compile(r"end_|/|.*(?:_end|suffix|95)\Z")
@@ -153,7 +164,7 @@ def _split(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     visible: list[tuple[int, int]] = []
     thoughts: list[tuple[int, int]] = []
     family: str | None = None
-    position = 0
+    depth = position = 0
     heading = _HEADING.match(text)
     if heading is not None:
         answer = _HEADED_ANSWER.search(text, heading.end())
@@ -165,6 +176,11 @@ def _split(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     for tag in _matches(_THOUGHT_TAG, text, position, len(text)):
         opens, kind = _kind_of(tag)
         if is_mention(text, tag.start(), tag.end()):
+            continue
+        if tag["element"] is not None and (
+            tag["rest"].endswith("/") or (kind != family if family else not opens)
+        ):
+            # It holds what is said, or stands within another thought.
             continue
         if family is None and values.hold(position, tag.start(), tag.end()):
             continue
@@ -180,6 +196,8 @@ def _split(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
             # Opened by the prompt, or a second closing tag: all before it was thought.
             thoughts = [(0, tag.start())]
             visible, position = [], tag.end()
+        elif kind == family and tag["element"] is not None and (tag["slash"] is None or depth):
+            depth += 1 if tag["slash"] is None else -1
         elif not opens and kind == family:
             thoughts.append((position, tag.start()))
             family, position = None, tag.end()
@@ -194,6 +212,12 @@ def _kind_of(tag: re.Match[str]) -> tuple[bool, str]:
         name = name.casefold()
         opens = not tag["slash"]
         return opens, "think" if name in _THINK_FAMILY else name
+    if tag["element"] is not None:
+        element = tag["element"].casefold()
+        opens = not tag["slash"] and not tag["rest"].endswith("/")
+        if opens and _SAYS_THOUGHT.search(tag["rest"]) is None:
+            opens = element == "details" and _SUMMARY.match(tag.string, tag.end()) is not None
+        return opens, f"<{element}>"
     if tag["square_slash"] is not None:
         return not tag["square_slash"], "[]"
     if tag["unused"] is not None:
