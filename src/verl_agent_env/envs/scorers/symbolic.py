@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from verl_agent_env.envs.numeric_answer import Quantity, read_quantity, values_of, without_labels
 from verl_agent_env.envs.numeric_answer.tokens import SUPERSCRIPTS
 from verl_agent_env.envs.numeric_answer.units import SYMBOLS
-from verl_agent_env.envs.plain_text import plain_characters
+from verl_agent_env.envs.plain_text import plain_characters, plain_text
 from verl_agent_env.envs.scorers.base import FinalAnswerScorer, ScorerError
 from verl_agent_env.envs.scorers.math_pool import PoolError, TooHardError, math_pool
 from verl_agent_env.messages.reading import closing_answers, stated_answers, unwrap
@@ -70,6 +70,8 @@ _EQUALS = re.compile(r"(?<![<>!])=")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[ABD-Zabd-z](?![A-Za-z])")
 _RATIO = re.compile(r"[0-9] ?: ?[0-9]")
 _LIST = re.compile(r"[^0-9]*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+[^0-9]*")
+# A point, or an open interval.
+_PAIR = re.compile(r"\(\s*[-+]?\s*[0-9][^()]*[,;]")
 
 _Reference = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)]
 
@@ -161,7 +163,12 @@ class MathScorer(FinalAnswerScorer):
             # The library ignores the base of 1011_2.
             return _has_same_digits(unwrap(answer), references)
         # The library takes A for a.
-        references = [reference for reference in references if not _differ_in_case(reference, answer)]
+        references = [
+            reference
+            for reference in references
+            if not _differ_in_case(reference, answer)
+            and {_is_pair(reference), _is_pair(answer)} != {True, False}
+        ]
         if not references:
             return False
         request = {
@@ -179,6 +186,16 @@ def _differ_in_case(reference: str, answer: str) -> bool:
         return False
     theirs, given = (set(_VARIABLE.findall(text)) for text in (reference, answer))
     return theirs != given and {*map(str.casefold, theirs)} == {*map(str.casefold, given)}
+
+
+def _is_pair(text: str) -> bool | None:
+    """Return true for a pair in round brackets, false for a set and for ``0,5``, which may be a decimal; ``None`` for the rest.
+
+    The library takes each of them for the others.
+    """
+    if _PAIR.search(plain_text(text)):
+        return True
+    return False if "\\{" in text or _LIST.fullmatch(text) else None
 
 
 def _has_same_digits(answer: str, references: list[str]) -> bool:
