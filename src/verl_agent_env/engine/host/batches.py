@@ -393,17 +393,13 @@ async def _run_side_by_side(
 
     Where a call misses its environment, so do those behind it: it may be back by then, and is asked for the first one again.
     """
-    clock, yield_after_s = time.perf_counter, host.limits.yield_after_s
-    slice_end = clock() + yield_after_s
+    pace = host.slices.pace(host.limits.yield_after_s)
     waiting = iter(offloaded.items())
 
     async def work() -> None:
-        nonlocal slice_end
         for env_id, calls in waiting:
             while calls:
-                if clock() > slice_end:
-                    await host.slices.turn()
-                    slice_end = clock() + yield_after_s
+                await pace.keep()
                 position, call = calls.popleft()
                 try:
                     if env_id in absent.errors:
