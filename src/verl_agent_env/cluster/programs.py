@@ -245,6 +245,8 @@ def redis_command(host: str, port: int, folder: Path, password: str = "") -> lis
         # Redis without a password otherwise refuses connections from other machines.
         *(() if host == _HOST or password else ("--protected-mode", "no")),
         *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no"),
+        # Steps make its file grow fast. With Redis' own 64 MB it is written anew every few seconds.
+        *("--auto-aof-rewrite-min-size", "256mb"),
     ]
 
 

@@ -64,14 +64,13 @@ class RedisEventLog:
                 await self._sort_out(known.name, known.newest_half)
             bundle = await self._bundle_of(tokens, writes)
             if bundle is not None and bundle.entries:
-                answer = await self._make(generation, tokens, writes, bundle)
-                if answer[0] == "ok":
-                    return self._taken(tokens, writes, bundle, answer)
-                self._note_untaken(bundle, answer[1])
+                refusals = await self._made(generation, tokens, writes, bundle)
+                if refusals is not None:
+                    return refusals
             if known.reads_bundled(writes):
                 await self._sort_out(known.name)
-            every = Bundle(others=list(range(len(writes))))
-            return self._taken(tokens, writes, every, await self._make(generation, tokens, writes, every))
+            every = Bundle(others=range(len(writes)))
+            return await self._made(generation, tokens, writes, every) or []
         except BaseException:
             known.doubt()
             raise
@@ -139,6 +138,19 @@ class RedisEventLog:
                 await self._sort_out_all(logs)
                 self._look_at = time.monotonic() + _LOOK_S
         return None if self._map is None else self._bundled.split(tokens, writes)
+
+    async def _made(
+        self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle
+    ) -> list[Refusal] | None:
+        """Make writes, in as many calls as it takes; returns what was refused, or None if the steps are to be compared one by one."""
+        refusals: list[Refusal] = []
+        for call in bundle.calls():
+            answer = await self._make(generation, tokens, writes, call)
+            if answer[0] != "ok":
+                self._note_untaken(bundle, answer[1])
+                return None
+            refusals += self._taken(tokens, writes, call, answer)
+        return refusals
 
     async def _make(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle
