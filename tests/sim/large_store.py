@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.wires import SimulatedStore, at_once
 from verl_agent_env.cluster.memory.fence import MemoryFence
@@ -145,7 +147,7 @@ class _IndexedLog(MemoryEventLog):
 
     def _make(self, write: Write) -> RefusalReason | None:
         # A copy: behind what orjson has written stays a hole of kilobytes, as long as it lives.
-        write = write._replace(data=bytes(memoryview(write.data)))
+        write = replace(write, data=bytes(memoryview(write.data)))
         was_kept = write.env_id in self._kept
         reason = super()._make(write)
         if write.env_id in self._kept:

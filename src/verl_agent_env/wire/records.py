@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from binascii import hexlify
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from zlib import crc32
 
 import orjson
+from msgspec import Struct
 
 from verl_agent_env.wire.codec import OPTIONS, encode_kept
 from verl_agent_env.wire.results import EncodedStep
@@ -56,7 +58,7 @@ def record_of(kind: type[RecordT], text: str | bytes) -> RecordT:
     return kind(**{name: fields[name] for name in kind.__dataclass_fields__ if name in fields})
 
 
-class Write(NamedTuple):
+class Write(Struct, frozen=True, gc=False):
     """One idempotent change of an environment's history."""
 
     kind: WriteKind
@@ -250,6 +252,7 @@ def _step_from(fields: Sequence[Any]) -> AppliedStep:
 
 
 _OUTCOME = struct.Struct("<dBQ").pack
+_CHECKSUMS = struct.Struct(">II").pack
 _CODE = slice(17, 23)
 
 
@@ -268,8 +271,8 @@ def digest_of(answer: EncodedStep, seq: int, state: int | None, code: bytes) -> 
     outcome = _OUTCOME(answer.reward, answer.terminated + 2 * answer.truncated, seq)
     shown = crc32(answer.info, crc32(answer.observation))
     if state is None:
-        return b"%08x-%08x%b" % (crc32(outcome), shown, code)
-    return b"%08xs%08x%b" % (crc32(outcome, state), shown, code)
+        return hexlify(_CHECKSUMS(crc32(outcome), shown), b"-", 4) + code
+    return hexlify(_CHECKSUMS(crc32(outcome, state), shown), b"s", 4) + code
 
 
 def agrees(recorded: bytes, answer: EncodedStep, seq: int, state: int | None, code: bytes) -> bool:

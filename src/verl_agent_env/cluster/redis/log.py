@@ -162,8 +162,10 @@ class RedisEventLog:
         steps, needed = bundle.to_bytes(), known.needed
         others: list[Any] = []
         for position in bundle.others:
-            kind, env_id, _, episode, seq, data, entries = writes[position]
-            others += (_KINDS[kind], env_id, episode, seq, data if kind != "extend" else len(entries))
+            write = writes[position]
+            kind, entries = write.kind, write.entries
+            data = write.data if kind != "extend" else len(entries)
+            others += (_KINDS[kind], write.env_id, write.episode, write.seq, data)
             if kind == "put":
                 others.append(len(entries))
             if entries:

@@ -52,12 +52,11 @@ T = TypeVar("T")
 class PendingClose(PendingAnswer[None]):
     """The answer to a closing, until it is written; an environment that others closed meanwhile is closed as well."""
 
-    __slots__ = ("env_table",)
-    env_table: EnvTable
+    env_table: EnvTable | None = None
 
     def refuse(self, refusal: VerlAgentEnvError) -> None:
         """Note that the closing was not written, and why, unless the environment was closed meanwhile."""
-        if not self.env_table.was_closed(self.env_id):
+        if self.env_table is None or not self.env_table.was_closed(self.env_id):
             super().refuse(refusal)
 
 
@@ -450,9 +449,9 @@ class Calls:
         if recorder.answers_early(env_id):
             self._env_table.evict(instance, "closed")
             return None
-        pending = PendingClose(recorder.journal.of(instance.slot), env_id, group, None)
-        pending.env_table = self._env_table
-        return pending
+        return PendingClose(
+            recorder.journal.of(instance.slot), env_id, group, None, env_table=self._env_table
+        )
 
     # --- environments whose last call failed ----------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import orjson
+from msgspec import structs
 
 from verl_agent_env.config import HostLimits
 from verl_agent_env.engine.environments.env_table import EnvTable
@@ -257,7 +258,7 @@ class Lifecycle:
         """Read of an episode that has just begun what is recorded of it."""
         mark = NO_MARK if self.recorder is None else self.recorder.mark_beginning(instance, env)
         outcomes = cast("ChatEnv", env).take_effects() if instance.kind.records_effects else None
-        return mark._replace(effects=encode_kept(outcomes)) if outcomes else mark
+        return structs.replace(mark, effects=encode_kept(outcomes)) if outcomes else mark
 
     async def created_before(self, instance: LiveEnv, request: CreateRequest) -> Created:
         """Answer as when the environment was made, if it is the one that ``request`` asks for.

@@ -62,7 +62,7 @@ class Beginning(NamedTuple):
     """Outcomes of its calls to the outside, as JSON, if there were any."""
 
 
-_JOURNALLED = ("journal", "relaxed")
+_JOURNALLED, _AWAITED = ("journal", "relaxed"), ("journal", "snapshot")
 
 
 class LiveEnv:
@@ -93,6 +93,7 @@ class LiveEnv:
         "first_seq",
         "group",
         "history_bytes",
+        "is_awaited",
         "is_journalled",
         "is_noted",
         "kind",
@@ -175,6 +176,8 @@ class LiveEnv:
         """Episodes right before the present one that the same call began, if any."""
         self.durability = ""
         """How the environment is kept outside this process; empty if it is not."""
+        self.is_awaited = False
+        """Whether calls are answered only when what they did is written."""
         self.is_journalled = False
         """Whether its steps go to a journal."""
         self.slot = 0
@@ -246,7 +249,7 @@ class LiveEnv:
     def keep(self, durability: str, env_kwargs: Mapping[str, Any]) -> None:
         """Note how the environment is kept outside this process, and what it was made with."""
         self.durability, self.env_kwargs = durability, env_kwargs
-        self.is_journalled = durability in _JOURNALLED
+        self.is_journalled, self.is_awaited = durability in _JOURNALLED, durability in _AWAITED
         self.slot = slot_of(self.env_id)
 
     def note_state(self, state: bytes) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 
-class Mark(NamedTuple):
+class Mark(msgspec.Struct, frozen=True, eq=False):
     """Reading of an environment, taken in the call that ran its code.
 
     Whatever of it fails and cannot be done without fails the call, before anything is noted or answered.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from verl_agent_env.wire.records import Write
 
 
@@ -59,12 +61,12 @@ def _cut(writes: Iterable[Write], limits: CallLimits) -> Iterator[Write]:
             continue
         # Of the steps before the entries only the number is kept.
         first = write.seq - len(write.entries)
-        yield write._replace(seq=first + kept, entries=write.entries[:kept])
+        yield replace(write, seq=first + kept, entries=write.entries[:kept])
         while kept < len(write.entries):
             # At least one, however large it is.
             count = max(1, _fitting(write.entries, kept, limits.entries, limits.size))
             part = write.entries[kept : kept + count]
-            yield write._replace(kind="extend", seq=first + kept, data=b"", entries=part)
+            yield replace(write, kind="extend", seq=first + kept, data=b"", entries=part)
             kept += count
 
 

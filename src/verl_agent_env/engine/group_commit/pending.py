@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
+import msgspec
+
 from verl_agent_env.engine.group_commit.groups import Group, OnEnd
 from verl_agent_env.errors import VerlAgentEnvError
 from verl_agent_env.spans import note_wait
@@ -27,7 +29,7 @@ class Writer(Protocol):
         """Have ``on_end`` called at the end of a group, or at the deadline."""
 
 
-class PendingAnswer(Generic[T_co]):
+class PendingAnswer(msgspec.Struct, Generic[T_co], eq=False):
     """The answer of a call that was carried out, until the writes that it tells of are made.
 
     As an :class:`asyncio.Future`: awaited, or with a callback, which costs no task. Whoever drops it loses the answer
@@ -39,29 +41,19 @@ class PendingAnswer(Generic[T_co]):
         EnvironmentLostError, EnvironmentClosedError: Nobody can write it.
     """
 
-    __slots__ = ("_answer", "_callback", "_deadline", "_writer", "env_id", "error", "group", "refusal")
-
-    def __init__(
-        self, writer: Writer, env_id: str, group: Group, answer: T_co, error: VerlAgentEnvError | None = None
-    ) -> None:
-        """Hold back an answer.
-
-        Args:
-            writer: Makes the writes.
-            env_id: The environment that the answer tells of.
-            group: The writes to wait for.
-            answer: What to answer.
-            error: What to raise instead, if anything: a refusal tells of earlier calls, as an answer does.
-        """
-        self.env_id = env_id
-        self.group = group
-        self.error = error
-        self._writer = writer
-        self._answer = answer
-        self.refusal: VerlAgentEnvError | None = None
-        """Why the answer may not be given, if so."""
-        self._deadline = 0.0
-        self._callback: Callable[[PendingAnswer[T_co]], None] | None = None
+    _writer: Writer
+    """Makes the writes."""
+    env_id: str
+    """The environment that the answer tells of."""
+    group: Group
+    """The writes to wait for."""
+    _answer: T_co
+    error: VerlAgentEnvError | None = None
+    """What to raise instead of the answer, if anything: a refusal tells of earlier calls, as an answer does."""
+    refusal: VerlAgentEnvError | None = None
+    """Why the answer may not be given, if so."""
+    _deadline: float = 0.0
+    _callback: Callable[[PendingAnswer[T_co]], None] | None = None
 
     @property
     def answer(self) -> T_co:

@@ -259,27 +259,29 @@ class _Writes:
 
     def __init__(self, host: Host) -> None:
         self._recorder = host.recorder
-        self._pending: dict[int, PendingAnswer[Any]] = {}
+        self.pending: dict[int, PendingAnswer[Any]] = {}
         """Answers that have to wait, by position."""
-
-    def note(self, position: int, pending: PendingAnswer[Any]) -> None:
-        """Have the answer at ``position`` wait for its writes."""
-        self._pending[position] = pending
 
     async def settle(self) -> dict[int, VerlAgentEnvError]:
         """Wait for the writes; returns the errors that take the place of answers, by position."""
-        if self._recorder is None or not self._pending:
+        if self._recorder is None or not self.pending:
             return {}
         waiting: dict[Group, list[tuple[int, str]]] = {}
-        for position, pending in self._pending.items():
-            waiting.setdefault(pending.group, []).append((position, pending.env_id))
+        group: Group | None = None
+        items: list[tuple[int, str]] = []
+        for position, pending in self.pending.items():
+            if pending.group is not group:
+                # Seldom: neighbours wait for the same writes.
+                group = pending.group
+                items = waiting.setdefault(group, [])
+            items.append((position, pending.env_id))
         refused: dict[int, VerlAgentEnvError] = {}
         began = time.perf_counter()
         settled = await self._recorder.journal.settle_all(waiting)
         note_wait("stored", began, "store")
         for position, refusal in settled.items():
-            self._pending[position].refuse(refusal)
-            if self._pending[position].refusal is not None:
+            self.pending[position].refuse(refusal)
+            if self.pending[position].refusal is not None:
                 refused[position] = refusal
         return refused
 
@@ -336,7 +338,7 @@ async def _for_each(
     results: list[Any] = []
     offloaded: _Offloaded = {}
     find, clock, yield_after_s = host.env_table.get, time.perf_counter, host.limits.yield_after_s
-    errors, is_kept = absent.errors, host.recorder is not None
+    errors, pending, is_kept = absent.errors, writes.pending, host.recorder is not None
     slice_end = clock() + yield_after_s
     try:
         # Whatever is looked at here is looked at for each of ten thousand steps: nothing is called that need not be.
@@ -353,7 +355,7 @@ async def _for_each(
                         budget.expect(_last_size(find(env_id)))
                     else:
                         if is_kept and isinstance(result, PendingAnswer):
-                            writes.note(len(results), result)
+                            pending[len(results)] = result
                             result = result.answer
                         if result is not None:
                             budget.spent += len(result.observation) + len(result.info)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import orjson
 
@@ -41,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_AWAITED = ("journal", "snapshot")
-"""Modes in which calls are answered only when what they did is written."""
 # So many steps are played again at most, however long the episode is.
 _STEPS_BETWEEN_SNAPSHOTS = 16
 
@@ -156,16 +154,16 @@ class Recorder:
         if not instance.is_journalled:
             return Mark(state=state_of(env)) if instance.durability == "snapshot" else NO_MARK
         kind = instance.kind
+        chat_env: Any = env
         digest = state = fault = None
         try:
             if kind.digests_state:
-                digest = cast("ChatEnv", env).state_digest()
+                digest = chat_env.state_digest()
             if (seq + 1) % _STEPS_BETWEEN_SNAPSHOTS == 0 and kind.has_state:
                 state = state_of(env)
         except ENV_FAULTS as raised:
             fault = raised
-        # As Mark(…), in half the time.
-        return tuple.__new__(Mark, (digest_of(answer, seq, digest, kind.code), state, fault))
+        return Mark(digest_of(answer, seq, digest, kind.code), state, fault)
 
     def note_fault(self, instance: LiveEnv, fault: BaseException) -> None:
         """Count and log that a state could not be had."""
@@ -192,7 +190,7 @@ class Recorder:
         """Record an episode that has begun with steps, as a whole: all of it is kept, or nothing."""
         for write in self.repersist(instance.env_id) or ():
             group = self.journal.write(write)
-            if instance.durability in _AWAITED:
+            if instance.is_awaited:
                 instance.group = group
 
     def stepped(self, instance: LiveEnv, recorded: bytes, mark: Mark) -> None:
@@ -201,12 +199,12 @@ class Recorder:
         Nothing here raises: what can was done before the step was noted.
         """
         if mark.digest is not None:
-            entry = b"%b\n%b\n%b" % (instance.last_operation, mark.digest, recorded)
-            env_id, seq = instance.env_id, instance.seq - 1
-            # As self._write(…), in half the time.
-            write = tuple.__new__(Write, ("append", env_id, instance.slot, instance.episode, seq, entry, ()))
-            group = self.journal.write(write)
-            if instance.durability in _AWAITED:
+            # As Entry(…).to_bytes() and self._write(…), in half the time.
+            entry = b"\n".join((instance.last_operation, mark.digest, recorded))
+            group = self.journal.write(
+                Write("append", instance.env_id, instance.slot, instance.episode, instance.seq - 1, entry)
+            )
+            if instance.is_awaited:
                 instance.group = group
         if mark.state is not None:
             self._write(instance, "save", _snapshot(instance), instance.seq)
@@ -240,7 +238,7 @@ class Recorder:
     def hold_back(self, instance: LiveEnv, answer: T) -> T | PendingAnswer[T]:
         """Hold back the answer of a call until all that happened to its environment is written, if that is not yet so."""
         group = instance.group
-        if group is None or group.is_settled:
+        if group is None or (group.is_done and group.is_settled):
             return answer
         return PendingAnswer(self.journal.of(instance.slot), instance.env_id, group, answer)
 
@@ -277,12 +275,12 @@ class Recorder:
     def answers_early(self, env_id: str) -> bool:
         """Tell whether calls on the environment are answered before they are written; false for one that is not here."""
         instance = self._environments.get(env_id)
-        return instance is not None and instance.durability not in _AWAITED
+        return instance is not None and not instance.is_awaited
 
     def _write(self, instance: LiveEnv, kind: Any, data: bytes, seq: int = 0) -> Group:
         env_id = instance.env_id
         group = self.journal.write(Write(kind, env_id, instance.slot, instance.episode, seq, data))
-        if instance.durability in _AWAITED:
+        if instance.is_awaited:
             instance.group = group
         return group
 
