@@ -49,6 +49,10 @@ class RedisEventLog:
         """The different ones among these tokens: a worker has thousands of slots, and few tokens."""
         self._look_at = 0.0
         """When to look again whether they do, by :func:`time.monotonic`."""
+        self._looked_at: set[int] = set()
+        """Slots that are known to be this worker's in this version of the map, and to have steps in bundles."""
+        self._slots = 0
+        """How many slots have steps in bundles, as the last call said that made one."""
 
     @property
     def name(self) -> str:
@@ -132,7 +136,7 @@ class RedisEventLog:
                 scripts.READERS, [keys.version, keys.names], [keys.lease_prefix, keys.base]
             )
             if can_all:
-                self._map = version
+                self._map, self._looked_at = version, set()
             else:
                 # One of an earlier version has joined: what is there must be where it looks.
                 await self._sort_out_all(logs)
@@ -172,29 +176,39 @@ class RedisEventLog:
                 others += entries
         sorted_out: list[str] = []
         while True:
+            slots = bundle.slots.difference(self._looked_at)
             arguments = [
                 *(generation, keys.base, _CLOSED_MS, known.name, known.number or "", self._map or ""),
-                *(" ".join(sorted_out), steps, needed, len(held), len(bundle.slots)),
+                *(" ".join(sorted_out), steps, needed, len(held), len(slots)),
+                self._slots if len(slots) < len(bundle.slots) else "",
                 *held,
-                *(self._keys.field(slot) for slot in bundle.slots),
+                *(self._keys.field(slot) for slot in slots),
                 *others,
             ]
             answer = await self._client.run(
                 scripts.COMMIT, [keys.generation, keys.owners, keys.version], arguments
             )
-            if answer[0] == "generation":
-                raise GenerationChangedError(generation, answer[1])
-            if answer[0] != "bundles":
-                if steps and answer[0] == "ok":
-                    known.note_removed(needed)
-                return answer
-            sorted_out += await self._sort_out_all(answer[1:])
+            match answer[0]:
+                case "generation":
+                    raise GenerationChangedError(generation, answer[1])
+                case "bundles":
+                    sorted_out += await self._sort_out_all(answer[1:])
+                case "slots":
+                    self._looked_at.clear()
+                case _:
+                    if steps and answer[0] == "ok":
+                        known.note_removed(needed)
+                        self._slots = answer[3]
+                        if self._map:
+                            # In a Redis that has no map, they are looked at each time.
+                            self._looked_at |= bundle.slots
+                    return answer
 
     def _taken(
         self, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle, answer: Any
     ) -> list[Refusal]:
         """Note what a call did; returns what it refused."""
-        _, number, grown, *refused = answer
+        _, number, grown, _, *refused = answer
         if number:
             self._bundled.note_call(int(number))
         refusals = [
@@ -238,6 +252,8 @@ class RedisEventLog:
             done += taken
         if name == known.name:
             known.note_sorted_out(bundles - but_last)
+            if known.is_empty:
+                self._looked_at.clear()
 
 
 def _statistics(task: str, text: str) -> TaskStatistics:
