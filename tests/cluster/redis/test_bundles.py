@@ -20,9 +20,9 @@ from verl_agent_env.cluster.redis import log as redis_log
 from verl_agent_env.cluster.redis import log_scripts
 from verl_agent_env.cluster.redis.bundles import MAX_STEP_BYTES, BundledSteps
 from verl_agent_env.cluster.redis.client import RedisClient
+from verl_agent_env.cluster.redis.fence import RedisFence
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.limits import RedisLimits
-from verl_agent_env.cluster.redis.fence import RedisFence
 from verl_agent_env.cluster.redis.log import RedisEventLog
 from verl_agent_env.cluster.redis.scripts import Script
 from verl_agent_env.cluster.redis.store import RedisStore
