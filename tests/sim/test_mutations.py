@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.sim import world as sim
 from tests.sim.machine import ClusterMachine
@@ -53,12 +54,12 @@ async def commit_of_anybody(
 
 def change_of_any_episode(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
     """Takes every step for one of the present episode."""
-    return _change(kept, write if write.kind == "begin" else write._replace(episode=kept.episode))
+    return _change(kept, write if write.kind == "begin" else replace(write, episode=kept.episode))
 
 
 def change_at_any_place(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
     """Appends whatever comes."""
-    return _change(kept, write._replace(seq=len(kept.entries)) if write.kind == "append" else write)
+    return _change(kept, replace(write, seq=len(kept.entries)) if write.kind == "append" else write)
 
 
 def change_without_comparison(kept: _KeptEnvironment, write: Write) -> RefusalReason | None:
