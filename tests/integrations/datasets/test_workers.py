@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import subprocess
+import sys
+import time
 from contextlib import closing
 from functools import partial
 
 import pytest
 
+from tests.children import ROOT
+from tests.waiting import HANG_S, NEVER_S
 from verl_agent_env.integrations.datasets.workers import Workers
 
 begun_with: list[int] = []
@@ -60,3 +66,45 @@ def test_what_fails_is_raised_where_its_turn_would_be(count: int) -> None:
 def test_what_cannot_begin_is_said_here(count: int) -> None:
     with pytest.raises(ValueError, match="no such number"), Workers(count, begin, -1):
         pytest.fail("it began")
+
+
+def interrupted(item: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return item
+
+
+def test_an_interrupt_is_left_to_the_process_that_started_them() -> None:
+    with Workers(2, begin, 0) as workers:
+        assert list(workers.map(interrupted, range(40))) == list(range(40))
+
+
+def work_for_ever(_: int) -> None:
+    os.write(1, b"at work\n")
+    time.sleep(NEVER_S)
+
+
+def run_for_ever() -> None:
+    with Workers(2, begin, 0) as workers:
+        list(workers.map(work_for_ever, range(100)))
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["killed", "interrupted"])
+def test_the_processes_end_with_the_one_that_started_them_and_say_nothing(interrupted: bool) -> None:
+    command = [sys.executable, "-c", f"from {__name__} import run_for_ever; run_for_ever()"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as started:
+        try:
+            assert started.stdout is not None
+            assert [started.stdout.readline() for _ in range(2)] == ["at work\n"] * 2
+            if interrupted:
+                # As Ctrl-C in a terminal: it reaches all of them.
+                os.killpg(started.pid, signal.SIGINT)
+            else:
+                started.kill()
+            # Its end is that of all who may write there.
+            _, said = started.communicate(timeout=HANG_S)
+        except BaseException:
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
+    assert said.count("Traceback") == interrupted

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -31,6 +35,8 @@ class Workers:
         self._count = count
         self._begin, self._arguments = begin, arguments
         self._pool: ProcessPoolExecutor | None = None
+        self._held: Connection | None = None
+        """Pipe that no one writes to: the processes end when this one lets go of it, in whatever way."""
 
     def __enter__(self) -> Workers:
         """Start the processes, after ``begin`` has succeeded in this one."""
@@ -38,12 +44,19 @@ class Workers:
         if self._count > 1:
             # Not forked: forking a process with threads (such as a test runner) is unsafe.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._count, context, self._begin, self._arguments)
+            watched, self._held = context.Pipe(duplex=False)
+            arguments = (watched, self._begin, self._arguments)
+            self._pool = ProcessPoolExecutor(self._count, context, _begin_watching, arguments)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._pool is None or self._held is None:
+            return
+        if failure is not None:
+            # Nobody waits for what they are at.
+            self._held.close()
+        self._pool.shutdown(cancel_futures=True)
+        self._held.close()
 
     def map(self, work: Callable[[Item], Made], items: Iterable[Item]) -> Generator[Made, None, None]:
         """Apply ``work``, a module-level function or a :func:`functools.partial` of one, to each item, in order.
@@ -61,13 +74,33 @@ class Workers:
                     chunk = list(itertools.islice(left, _CHUNK))
                     if not chunk:
                         break
-                    ahead.append(self._pool.submit(_made_of, work, chunk))
+                    ahead.append(_submit(self._pool, work, chunk))
                 if not ahead:
                     return
                 yield from ahead.popleft().result()
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[Item], Made], chunk: list[Item]) -> Future[list[Made]]:
+    # A process that is started now inherits the mask: Ctrl-C reaches all processes, and one answers it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_made_of, work, chunk)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_watching(held: Connection, begin: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    """Initialize a process that ends with the one that started it, which may be killed."""
+    threading.Thread(target=_end_with, args=(held,), daemon=True).start()
+    begin(*arguments)
+
+
+def _end_with(held: Connection) -> None:
+    held.poll(None)
+    os._exit(1)
 
 
 def _made_of(work: Callable[[Item], Made], chunk: list[Item]) -> list[Made]:
