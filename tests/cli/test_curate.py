@@ -108,6 +108,18 @@ def test_the_report_is_written_as_well_when_there_are_too_few(tmp_path: Path) ->
     assert (line["place"], line["reason"]) == ("line 2", "refused")
 
 
+def test_the_report_makes_its_folder_and_never_takes_the_place_of_the_problems(tmp_path: Path) -> None:
+    file, out = tmp_path / "puzzles.jsonl", tmp_path / "new"
+    file.write_text('{"nums": [1, 2], "target": 3}\n')
+    options = ["--problems", str(file), "--out", str(out)]
+    few = run("countdown", *SMALL, *options, "--report", str(out / "report.jsonl")).exception
+    assert isinstance(few, CurationError)
+    assert "passed over" not in str(few)
+    assert (out / "report.jsonl").read_bytes() == b""
+    assert run("countdown", *SMALL, *options, "--report", str(file)).exit_code == 2
+    assert file.read_text() == '{"nums": [1, 2], "target": 3}\n'
+
+
 @pytest.mark.parametrize("arguments", [["--env-kwargs", "{"], ["--env-kwargs", "[]"], ["--workers", "0"]])
 def test_options_without_sense_are_usage_errors(arguments: list[str], tmp_path: Path) -> None:
     assert run("sokoban", *arguments, "--out", str(tmp_path)).exit_code == 2

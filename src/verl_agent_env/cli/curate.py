@@ -49,7 +49,7 @@ _ONCE_OR_EACH = "Given once it counts for all environments; given for each, in o
     "--problems",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Problems of one's own instead of those from seeds: JSON lines, a JSON list, parquet, or Sokoban levels as text; "
+    help="Problems of one's own instead of those from seeds: JSON lines, a JSON list, parquet, CSV, or Sokoban levels as text; "
     f"keyword arguments, or rows as known data sets have them. {_ONCE_OR_EACH}",
 )
 @click.option(
@@ -152,6 +152,8 @@ def curate_command(
     files. Needs pyarrow, which comes with the extra 'curate'.
     """
     number = len(env_names)
+    if report is not None and any(report.exists() and report.samefile(path) for path in problems):
+        raise click.BadParameter("it would take the place of the problems.", param_hint="--report")
     plan = CurationPlan(
         tuple(
             Component(
@@ -192,6 +194,7 @@ def curate_command(
 def _write_report(remarks: list[Remark], path: Path) -> None:
     lines = [orjson.dumps(remark._asdict(), option=orjson.OPT_APPEND_NEWLINE) for remark in remarks]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(lines))
     except OSError as refused:
         raise click.ClickException(f"Cannot write {path}: {refused.strerror}.") from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
-from collections.abc import Iterator
+import lzma
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from verl_agent_env.integrations.datasets import Component, CurationPlan, curate
 from verl_agent_env.integrations.datasets.problem_files import problems_of, read_problems
 from verl_agent_env.integrations.errors import CurationError
 
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 
 FIXED = [[0, 0, 0, 0, 0], [0, 1, 1, 2, 0], [0, 0, 0, 0, 0]]
@@ -53,6 +56,20 @@ ASKED = {"task_prompt": "1 + 1?", "scorer": {"type": "numeric", "answer": "2"}}
         ("sokoban", {"level": LEVEL}, {"room": LEVEL}),
         ("frozen_lake", {"desc": ["SF", "FG"]}, {"desc": ["SF", "FG"]}),
         ("frozen_lake", {"desc": "SF\nFG"}, {"desc": ["SF", "FG"]}),
+        ("countdown", {"nums": "[3, 5 ,7]", "target": "22"}, PUZZLE),
+        ("countdown", {"nums": "(3, 5, 7)", "target": 22}, PUZZLE),
+        ("countdown", {"nums": str(np.array([3, 5, 7])), "target": 22}, PUZZLE),
+        ("countdown", {"reward_model": json.dumps({"ground_truth": {"target": 22, "numbers": [3, 5, 7]}})}, PUZZLE),
+        ("countdown", {"extra_info": json.dumps({"env_kwargs": PUZZLE}), "target": 1}, PUZZLE),
+        ("countdown", {**PUZZLE, "max_steps": None, "env_kwargs": None, "question": "?"}, PUZZLE),
+        ("frozen_lake", {"size": 4, "max_steps": None, "question": None}, {"size": 4}),
+        ("sokoban", {"level": LEVEL.split("\n")}, {"room": LEVEL}),
+        ("sokoban", {"room_fixed": json.dumps(FIXED), "room_state": np.array(STATE, float)}, {"room_setup": {**SETUP, "box_mapping": None}}),
+        ("sokoban", {"room_setup": {**SETUP, "box_mapping": [{"key": [1, 3], "value": [1, 2]}]}}, {"room_setup": {**SETUP, "box_mapping": {"(1, 3)": [1, 2]}}}),
+        ("single_turn_chat", {"question": "Who?", "answer": ["Ada", "#### Eve"]}, {"task_prompt": "Who?", "scorer": {"type": "exact_match", "answer": ["Ada", "Eve"]}}),
+        ("single_turn_chat", {"question": "1 + 1?", "answer": np.array(["2"])}, ASKED),
+        ("single_turn_chat", {"prompt": json.dumps([{"role": "user", "content": "1 + 1?"}]), "reward_model": '{"ground_truth": 2}'}, {**ASKED, "chat_history": []}),
+        ("single_turn_chat", {"prompt": "[1] + 1?", "answer": "2"}, {**ASKED, "task_prompt": "[1] + 1?"}),
         ("frozen_lake", {"desc": [["S", "F"], ["F", "G"]]}, {"desc": ["SF", "FG"]}),
         ("single_turn_chat", {"question": "1 + 1?", "answer": "2"}, ASKED),
         ("single_turn_chat", {"question": "1 + 1?", "answer": "It is one more than one.\n#### 2"}, ASKED),
@@ -64,8 +81,8 @@ def test_rows_become_arguments_that_the_environment_takes(
     env_name: str, row: Any, kwargs: dict[str, Any]
 ) -> None:
     (problem,) = problems_of([row], env_name)
-    assert problem == ("row 1", kwargs, "")
-    default_registry().kind(env_name).validate(kwargs)
+    assert tuple(problem) == ("row 1", kwargs, "")
+    default_registry().kind(env_name).validate(problem.env_kwargs or {})
 
 
 @pytest.mark.parametrize(
@@ -76,6 +93,11 @@ def test_rows_become_arguments_that_the_environment_takes(
         ("countdown", {"nums": [3, 2.5], "target": 1}, "2.5 is no whole number"),
         ("countdown", {"nums": [3, True], "target": 1}, "True is no whole number"),
         ("countdown", {"question": "?", "answer": "1"}, "'question', 'answer'"),
+        ("countdown", {"nums": "[3, x]", "target": 1}, "'x' is no whole number"),
+        ("sokoban", {"level": [1]}, "'level'"),
+        ("single_turn_chat", {"question": "Who?", "answer": {"text": ["Ada"]}}, "neither text nor a number"),
+        ("single_turn_chat", {"question": "Who?", "answer": float("nan")}, "neither text nor a number"),
+        ("single_turn_chat", {"question": "Who?", "answer": []}, "empty"),
         ("countdown", {}, "nothing"),
         ("countdown", [1], "no object"),
         ("sokoban", {"room_setup": "{"}, "room_setup is no JSON"),
@@ -128,6 +150,64 @@ def test_lines_end_as_on_any_system_and_may_be_compressed(tmp_path: Path, line_e
     assert level.env_kwargs == {"room": LEVEL}
 
 
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [
+        ("puzzles.jsonl.bz2", bz2.compress),
+        ("puzzles.jsonl.xz", lzma.compress),
+        ("puzzles.jsonl.zst", lambda content: pyarrow.compress(content, "zstd", asbytes=True)),
+        ("puzzles", gzip.compress),
+    ],
+)
+def test_what_is_compressed_is_known_by_its_first_bytes(
+    tmp_path: Path, name: str, compress: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(compress(json.dumps(PUZZLE).encode()))
+    assert [problem.env_kwargs for problem in read_problems(path, "countdown")] == [PUZZLE]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'nums,target,max_steps\n"[3, 5, 7]",22,\n"[1, 2]",3,4\n'),
+        ("b.csv", "nums;target;max_steps\r\n[3, 5, 7];22;\r\n[1, 2];3;4\r\n"),
+        ("c.tsv", "nums\ttarget\tmax_steps\n[3 5 7]\t22\t\n[1 2]\t3\t4\n"),
+    ],
+)
+def test_csv_is_read_with_what_separates_its_fields(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.encode("utf-8-sig"))
+    first, second = read_problems(path, "countdown")
+    assert tuple(first) == ("line 2", PUZZLE, "")
+    assert tuple(second) == ("line 3", {"max_steps": "4", "numbers": [1, 2], "target": 3}, "")
+    default_registry().kind("countdown").validate(second.env_kwargs or {})
+
+
+def test_a_field_of_csv_may_have_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "asked.csv"
+    path.write_text('question,answer\n"1 +\n1?",2\n2,3,4\nWho?,\n')
+    read, too_long, too_short = read_problems(path, "single_turn_chat")
+    assert read == ("line 2", {**ASKED, "task_prompt": "1 +\n1?"}, "")
+    assert (too_long.place, "more fields" in too_long.reason) == ("line 4", True)
+    assert (too_short.place, "'question'" in too_short.reason) == ("line 5", True)
+
+
+@pytest.mark.parametrize("name", ["levels", "levels.lvl", "levels.txt"])
+def test_levels_are_known_without_the_suffix_and_rows_in_spite_of_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"; 0\n{LEVEL}\n")
+    assert [problem.env_kwargs for problem in read_problems(path, "sokoban")] == [{"room": LEVEL}]
+    path.write_text(json.dumps(PUZZLE))
+    assert [problem.env_kwargs for problem in read_problems(path, "countdown")] == [PUZZLE]
+
+
+def test_a_column_of_csv_may_hold_levels(tmp_path: Path) -> None:
+    path = tmp_path / "levels.csv"
+    path.write_text(f'name,level\nfirst,"{LEVEL}"\n')
+    assert [problem.env_kwargs for problem in read_problems(path, "sokoban")] == [{"room": LEVEL}]
+
+
 def test_one_object_over_several_lines_is_a_row(tmp_path: Path) -> None:
     path = tmp_path / "puzzle.json"
     path.write_text(json.dumps(PUZZLE, indent=2))
@@ -135,16 +215,12 @@ def test_one_object_over_several_lines_is_a_row(tmp_path: Path) -> None:
 
 
 def test_parquet_is_known_by_its_first_bytes_too(tmp_path: Path) -> None:
-    import pyarrow
-
     path = tmp_path / "train-00000-of-00001"
     parquet.write_table(pyarrow.Table.from_pylist([PUZZLE]), path)
     assert [problem.env_kwargs for problem in read_problems(path, "countdown")] == [PUZZLE]
 
 
 def test_parquet_is_read_as_arrow_writes_it(tmp_path: Path) -> None:
-    import pyarrow
-
     other = {"room_fixed": FIXED, "room_state": STATE, "box_mapping": {"(1, 1)": [1, 2]}}
     path = tmp_path / "rooms.parquet"
     # Arrow gives each row the keys of all rows.
@@ -174,6 +250,10 @@ def test_levels_in_text_are_read_one_by_one(tmp_path: Path) -> None:
         ("x.parquet", b"PAR0"),
         ("x.jsonl", b"\xff\xff\xff"),
         ("x.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:20]),
+        ("x.jsonl.xz", lzma.compress(b"{}" * 99)[:20]),
+        ("x.jsonl.bz2", bz2.compress(b"{}" * 99)[:20]),
+        ("x.jsonl.zst", b"\x28\xb5\x2f\xfd no more"),
+        ("x.csv", b'nums,target\n"[1'),
     ],
 )
 def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
@@ -198,6 +278,24 @@ def test_a_data_set_is_taken_in_python(tmp_path: Path) -> None:
     component = Component("countdown", problems=Dataset())
     made = curate(CurationPlan((component,), train=2, test=0, test_share=0.0), tmp_path)
     assert [problem.place for problem in made.chosen[0].train] == ["row 1", "row 2"]
+
+
+class Pandas:
+    """Gives columns one after the other, as a ``pandas.DataFrame`` does."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["nums", "target"])
+
+    def itertuples(self) -> None: ...
+
+    def to_dict(self, orient: str) -> list[dict[str, Any]]:
+        assert orient == "records"
+        return [PUZZLE, PUZZLE]
+
+
+@pytest.mark.parametrize("table", [pyarrow.Table.from_pylist([PUZZLE, PUZZLE]), Pandas()])
+def test_a_table_gives_its_rows(table: Any) -> None:
+    assert [problem.env_kwargs for problem in problems_of(table, "countdown")] == [PUZZLE, PUZZLE]
 
 
 @pytest.mark.parametrize("splits", [{"train": Dataset()}, "puzzles.jsonl", 5])

@@ -7,13 +7,21 @@ Rows are read in these forms, the first that fits:
   ``reward_model.ground_truth`` (verl, TinyZero);
 - Sokoban: ``room_setup``, also as Arrow writes it, or ``level`` as text;
 - FrozenLake: ``desc``, also as one text;
-- single-turn chat: ``question`` with ``answer``, or verl's ``prompt`` with ``reward_model.ground_truth``.
+- single-turn chat: ``question`` with ``answer``, or verl's ``prompt`` with ``reward_model.ground_truth``; several answers are
+  references of which each is right.
+
+A column that holds nothing counts as missing: Arrow gives each row the columns of all. Objects and lists may be JSON text, as
+CSV holds them.
 """
 
 from __future__ import annotations
 
+import bz2
 import codecs
+import csv
 import gzip
+import io
+import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,13 +35,19 @@ from verl_agent_env.envs.task_files import parquet_rows
 from verl_agent_env.integrations.errors import CurationError
 
 _TEXT_SUFFIXES = frozenset({".txt", ".xsb", ".sok", ".slc"})
+_DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
+"""Of these, what stands most often in the first line separates the fields."""
 _LEVEL_LINE = re.compile(r"[#@+$*.\-_ ]*#[#@+$*.\-_ ]*")
 _FINAL_ANSWER = re.compile(r"####\s*(.+?)\s*$")
 """How the answers of GSM8K end."""
 _WHOLE_NUMBER = re.compile(r"\s*([-+]?\d+)(?:\.0*)?\s*")
 _LINE_END = re.compile(r"\r\n?|\n")
 _PARQUET_MARK = b"PAR1"
-_GZIP_MARK = b"\x1f\x8b"
+_NUMBERS = (
+    # How Python, NumPy and JSON write a list of numbers.
+    re.compile(r"\s*\[(.*)\]\s*", re.DOTALL),
+    re.compile(r"\s*\((.*)\)\s*", re.DOTALL),
+)
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+")
 
 
@@ -53,7 +67,9 @@ class _UnreadableError(Exception):
 
 
 def read_problems(path: Path, env_name: str) -> tuple[GivenProblem, ...]:
-    """Read a file: JSON lines, a JSON list, parquet, or Sokoban levels as text (Boxoban's files), also compressed by gzip.
+    """Read a file: JSON lines, a JSON list, parquet, CSV, or Sokoban levels as text (Boxoban's files).
+
+    It may be compressed by gzip, bzip2, xz or Zstandard.
 
     Raises:
         CurationError: The file cannot be read at all; a row that cannot is kept with its reason.
@@ -62,19 +78,21 @@ def read_problems(path: Path, env_name: str) -> tuple[GivenProblem, ...]:
         content = path.read_bytes()
         if path.suffix == ".parquet" or content.startswith(_PARQUET_MARK):
             return problems_of(parquet_rows(path), env_name)
-        name = path
-        if content.startswith(_GZIP_MARK):
-            content, name = gzip.decompress(content), path.with_suffix("") if path.suffix == ".gz" else path
+        content, suffix = _unpacked(path, content)
         text = _decoded(content)
-    except (OSError, UnicodeError, EOFError, zlib.error) as fault:
+        reader = _RowReader(env_name)
+        if suffix in _DELIMITERS:
+            return tuple(reader.problem(place, row) for place, row in _fields_in(text, _DELIMITERS[suffix]))
+        if reader.reads_levels:
+            levels = tuple(GivenProblem(place, {"room": level}) for place, level in _levels_in(text))
+            if levels or suffix in _TEXT_SUFFIXES:
+                return levels
+    except (OSError, UnicodeError, EOFError, zlib.error, lzma.LZMAError, csv.Error) as fault:
         raise CurationError(f"'{path}' cannot be read: {fault}.") from None
     except ValueError as unfit:
         raise CurationError(f"{unfit}.") from None
-    if name.suffix in _TEXT_SUFFIXES:
-        return tuple(GivenProblem(place, {"room": level}) for place, level in _levels_in(text))
     if text.lstrip().startswith("["):
         return problems_of(_json_list(path, text), env_name)
-    reader = _RowReader(env_name)
     lines = [(number, line) for number, line in enumerate(_LINE_END.split(text), 1) if line.strip()]
     if lines and isinstance(_json_of(lines[0][1]), _UnreadableError):
         whole = _json_of(text)
@@ -85,11 +103,16 @@ def read_problems(path: Path, env_name: str) -> tuple[GivenProblem, ...]:
 
 
 def problems_of(rows: Iterable[Any], env_name: str) -> tuple[GivenProblem, ...]:
-    """Read rows: mappings, a ``datasets.Dataset``, or anything else that gives one mapping after the other.
+    """Read rows: mappings, a ``datasets.Dataset``, a table of Arrow, pandas or polars, or anything else that gives mappings.
 
     Raises:
         CurationError: They are no rows.
     """
+    # Tables give their columns, one after the other.
+    for mark, method, given in _TABLES:
+        if hasattr(rows, mark):
+            rows = getattr(rows, method)(*given)
+            break
     if isinstance(rows, Mapping | str | bytes) or not hasattr(rows, "__iter__"):
         # datasets.DatasetDict, or one row in place of many.
         raise CurationError("Problems are rows, one after the other: choose a split, or write a list.")
@@ -97,7 +120,45 @@ def problems_of(rows: Iterable[Any], env_name: str) -> tuple[GivenProblem, ...]:
     return tuple(reader.problem(f"row {number}", row) for number, row in enumerate(rows, 1))
 
 
+_TABLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("to_pylist", "to_pylist", ()),
+    ("itertuples", "to_dict", ("records",)),
+    ("to_dicts", "to_dicts", ()),
+)
+"""By what a table of Arrow, pandas or polars is known, and how it gives its rows."""
+
 # --- files --------------------------------------------------------------------------------------------------
+
+
+def _unpacked(path: Path, content: bytes) -> tuple[bytes, str]:
+    """Return a file's content without compression, and the suffix of its name that says what it is."""
+    for mark, unpack in _COMPRESSIONS:
+        if content.startswith(mark):
+            name = path.with_suffix("") if path.suffix in _COMPRESSED_SUFFIXES else path
+            try:
+                return unpack(content), name.suffix
+            except ValueError as cut_off:
+                # That of bzip2.
+                raise EOFError(str(cut_off)) from None
+    return content, path.suffix
+
+
+def _unpacked_zstd(content: bytes) -> bytes:
+    import pyarrow
+
+    packed = pyarrow.CompressedInputStream(pyarrow.BufferReader(content), "zstd")
+    unpacked: bytes = packed.read()
+    return unpacked
+
+
+_COMPRESSED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst"})
+_COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
+    (b"\x1f\x8b", gzip.decompress),
+    (b"BZh", bz2.decompress),
+    (b"\xfd7zXZ\x00", lzma.decompress),
+    (b"\x28\xb5\x2f\xfd", _unpacked_zstd),
+)
+"""The first bytes of each, and what undoes it."""
 
 
 def _decoded(content: bytes) -> str:
@@ -126,6 +187,25 @@ def _json_list(path: Path, text: str) -> list[Any]:
     return list(rows)
 
 
+def _fields_in(text: str, delimiters: str) -> Iterator[tuple[str, Any]]:
+    """Give each row of CSV with its place, without its empty fields."""
+    heading = text.lstrip().partition("\n")[0]
+    # Line ends within quotes are those of the value: not split before.
+    rows = csv.DictReader(
+        io.StringIO(text, newline=""),
+        delimiter=max(delimiters, key=heading.count),
+        skipinitialspace=True,
+        strict=True,
+    )
+    first = 2
+    for row in rows:
+        place, first = f"line {first}", rows.line_num + 1
+        if None in row:
+            yield place, _UnreadableError("it has more fields than the first line names")
+        else:
+            yield place, {name: value for name, value in row.items() if value}
+
+
 def _levels_in(text: str) -> Iterator[tuple[str, str]]:
     """Give each level with its place; what is no row of a level, such as ``; 12`` or a title, stands between two."""
     rows: list[str] = []
@@ -152,6 +232,11 @@ class _RowReader:
         # Presets are read as the environment that they are presets of.
         self._own_form = _OWN_FORMS.get(getattr(kind.env_class, "env_name", kind.name))
 
+    @property
+    def reads_levels(self) -> bool:
+        """True if a text may hold levels."""
+        return self._own_form is _sokoban
+
     def problem(self, place: str, row: Any) -> GivenProblem:
         """Read one row; never raises."""
         try:
@@ -165,11 +250,12 @@ class _RowReader:
         except (AttributeError, TypeError, ValueError) as unfit:
             return GivenProblem(place, None, f"a value of it has a type that belongs elsewhere ({unfit})")
 
-    def _kwargs_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _kwargs_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        row = {name: value for name, value in given.items() if value is not None}
         if "env_kwargs" in row:
             return _object(row["env_kwargs"], "env_kwargs")
-        extra = row.get("extra_info")
-        if isinstance(extra, Mapping) and extra.get("env_kwargs"):
+        extra = _part(row, "extra_info")
+        if extra.get("env_kwargs"):
             return _object(extra["env_kwargs"], "extra_info.env_kwargs")
         found = None if self._own_form is None else self._own_form(row)
         if found is not None:
@@ -181,12 +267,20 @@ class _RowReader:
             raise _UnreadableError(
                 f"it has {', '.join(map(repr, row)) or 'nothing'}, which is none of the forms that are read"
             )
-        return dict(row)
+        return row
+
+
+def _part(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the object that a column holds, also as JSON text; an empty one if it holds anything else."""
+    value = row.get(name)
+    if isinstance(value, str):
+        value = _json_of(value)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _countdown(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    for part in (row, row.get("metadata"), _ground_truth(row)):
-        if isinstance(part, Mapping) and part.get("target") is not None:
+    for part in (row, _part(row, "metadata"), _part(_part(row, "reward_model"), "ground_truth")):
+        if part.get("target") is not None:
             numbers = part.get("numbers", part.get("nums"))
             if numbers is not None:
                 return {"numbers": _whole(numbers), "target": _whole([part["target"]])[0]}
@@ -196,6 +290,9 @@ def _countdown(row: Mapping[str, Any]) -> dict[str, Any] | None:
 def _whole(values: Any) -> list[int]:
     """Read whole numbers, which Arrow and JSON may have made floats, NumPy arrays, and text files text."""
     values = _lists(values)
+    if isinstance(values, str):
+        listed = next(filter(None, (form.fullmatch(values) for form in _NUMBERS)), None)
+        values = values if listed is None else listed[1].replace(",", " ").split()
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise _UnreadableError(f"its numbers are no list, but {values!r:.80}")
     found = []
@@ -219,16 +316,20 @@ def _sokoban(row: Mapping[str, Any]) -> dict[str, Any] | None:
         return {"room_setup": _room_setup(_object(row["room_setup"], "room_setup"))}
     if row.get("room_fixed") is not None and row.get("room_state") is not None:
         return {"room_setup": _room_setup(row)}
-    level = row.get("level", row.get("room"))
+    level = _lists(row.get("level", row.get("room")))
+    if isinstance(level, list) and all(isinstance(line, str) for line in level):
+        level = "\n".join(level)
     return {"room": level} if isinstance(level, str) else None
 
 
 def _room_setup(setup: Mapping[str, Any]) -> dict[str, Any]:
     """Undo what Arrow makes of ``box_mapping``: a column for each key of any row, pairs, or text."""
-    mapping = setup.get("box_mapping")
+    mapping = _lists(setup.get("box_mapping"))
     if isinstance(mapping, str):
         mapping = _object(mapping, "box_mapping") if mapping else None
     elif isinstance(mapping, Sequence):
+        if all(isinstance(pair, Mapping) for pair in mapping):
+            mapping = [(pair.get("key"), pair.get("value")) for pair in mapping]
         try:
             mapping = {
                 str(tuple(key)) if isinstance(key, Sequence) and not isinstance(key, str) else str(key): place
@@ -240,10 +341,21 @@ def _room_setup(setup: Mapping[str, Any]) -> dict[str, Any]:
         # Keys of other rows hold nothing here.
         mapping = {key: place for key, place in mapping.items() if place is not None} or None
     return {
-        "room_fixed": _lists(setup.get("room_fixed")),
-        "room_state": _lists(setup.get("room_state")),
+        "room_fixed": _codes(setup.get("room_fixed")),
+        "room_state": _codes(setup.get("room_state")),
         "box_mapping": mapping,
     }
+
+
+def _codes(room: Any) -> Any:
+    """Return a room as lists of whole numbers, which text files may have made text, and tables floats."""
+    rows = _lists(_json_of(room) if isinstance(room, str) else room)
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        # The environment says what is wrong with it.
+        return rows
+    return [
+        [int(code) if isinstance(code, float) and code.is_integer() else code for code in row] for row in rows
+    ]
 
 
 def _frozen_lake(row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -258,26 +370,36 @@ def _frozen_lake(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _chat(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    answer = row.get("answer", _ground_truth(row))
-    prompt = row.get("question", row.get("prompt", row.get("problem")))
+    answer = _lists(row.get("answer", _part(row, "reward_model").get("ground_truth")))
+    prompt = _lists(row.get("question", row.get("prompt", row.get("problem"))))
     if answer is None or prompt is None:
         return None
-    answer = str(answer)
-    final = _FINAL_ANSWER.search(answer)
-    reference = final.group(1) if final else answer.strip()
+    references = [_reference(each) for each in (answer if isinstance(answer, list) else [answer])]
+    if not references:
+        raise _UnreadableError("its list of answers is empty")
+    if isinstance(prompt, str) and prompt.lstrip().startswith("["):
+        messages = _json_of(prompt)
+        is_conversation = isinstance(messages, list) and all(isinstance(each, Mapping) for each in messages)
+        prompt = messages if is_conversation and messages else prompt
     asked: dict[str, Any]
     if isinstance(prompt, str):
         asked = {"task_prompt": prompt}
     else:
         *before, last = [dict(message) for message in prompt]
         asked = {"chat_history": before, "task_prompt": last.get("content")}
-    kind = "numeric" if _NUMBER.fullmatch(reference) else "exact_match"
-    return {**asked, "scorer": {"type": kind, "answer": reference}}
+    if len(references) > 1:
+        return {**asked, "scorer": {"type": "exact_match", "answer": references}}
+    kind = "numeric" if _NUMBER.fullmatch(references[0]) else "exact_match"
+    return {**asked, "scorer": {"type": kind, "answer": references[0]}}
 
 
-def _ground_truth(row: Mapping[str, Any]) -> Any:
-    model = row.get("reward_model")
-    return model.get("ground_truth") if isinstance(model, Mapping) else None
+def _reference(answer: Any) -> str:
+    """Return the text of a right answer, without the way to it as GSM8K's answers have it."""
+    if not isinstance(answer, str | int | float) or answer != answer:
+        raise _UnreadableError(f"its answer is neither text nor a number, but {answer!r:.80}")
+    text = str(answer)
+    final = _FINAL_ANSWER.search(text)
+    return final.group(1) if final else text.strip()
 
 
 def _lists(value: Any) -> Any:

@@ -155,13 +155,14 @@ def _shortage(
     plan: CurationPlan, component: Component, chosen: Chosen, wanted: dict[str, int], last_refusal: str
 ) -> str:
     looked_at = len(chosen.train) + len(chosen.test) + chosen.passed_over.total()
-    passed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(chosen.passed_over.items()))
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(chosen.passed_over.items()))
+    passed = f" (passed over: {counts})" if counts else ""
     advice = [] if plan.repeat_layouts else ["let training rows repeat layouts (--repeat-layouts)"]
     if component.filters:
         advice.append("widen the difficulties")
     return (
         f"Among {looked_at:,} problems of '{chosen.env_name}' there are {len(chosen.train):,} of {wanted['train']:,} "
-        f"rows to train on and {len(chosen.test):,} of {wanted['test']:,} to test with (passed over: {passed}); "
+        f"rows to train on and {len(chosen.test):,} of {wanted['test']:,} to test with{passed}; "
         f"ask for fewer{''.join(', or ' + hint for hint in advice)}."
         f"{' The last refusal: ' + last_refusal if last_refusal else ''}"
     )
