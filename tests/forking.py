@@ -28,8 +28,14 @@ def main() -> None:
     sys.path[0] = str(Path.cwd())
     import verl_agent_env.cli.serve
     import verl_agent_env.cluster.redis.store
+    import verl_agent_env.envs.mcp_chat.configuration
+    import verl_agent_env.server.cluster.http_peers
     import verl_agent_env.server.process.pool  # noqa: F401
+    from verl_agent_env.envs.base import ChatEnv
+    from verl_agent_env.envs.fingerprint import fingerprint_of
 
+    # Reads all files of the package, once.
+    fingerprint_of(ChatEnv)
     gc.collect()
     gc.freeze()
     asked = _fork_until_nobody_asks()

@@ -6,11 +6,12 @@ import asyncio
 import itertools
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,29 @@ def test_as_soon_as_the_nodes_are_ready_new_environments_lie_on_all_workers_alik
         assert set(Counter(owners[slot_of(env_id)] for env_id in answer["env_ids"]).values()) == {100}
     single = Counter(owners[slot_of(initialize(a.at[0]))] for _ in range(80))
     assert len(single) == 4
+
+
+def test_a_worker_imports_next_to_nothing_that_its_supervisor_has_not(
+    start_server: StartServer, redis_server: RedisProcess, namespace: str
+) -> None:
+    """A worker that takes the place of another one starts in milliseconds, and they share the memory of what they import."""
+    shared = ("--redis", redis_server.url, "--namespace", namespace)
+    python = [sys.executable, "-X", "importtime", "-m", "verl_agent_env.cli"]
+    node = [*python, "serve", "--port", "0", "--workers", "2", "--node", "a", "--advertise", "127.0.0.1"]
+    server = start_server(command=[*node, *shared])
+    with closing(Pool(server)):
+        assert server.stop() == 0
+    lines = iter(server.lines)
+    by_supervisor, by_workers = (
+        {
+            line.rpartition("|")[2].strip().partition(".")[0]
+            for line in part
+            if line.startswith("import time:")
+        }
+        for part in (itertools.takewhile(lambda line: not line.startswith("Serving on "), lines), lines)
+    )
+    rooted = {"verl_agent_env", "aiohttp", "redis", "uvloop"}
+    assert (by_supervisor & rooted, by_workers & rooted) == (rooted, set())
 
 
 def test_of_requests_under_one_key_at_once_one_is_the_first_whatever_workers_they_meet(

@@ -153,7 +153,11 @@ def _serve_pool(
     settings: ServerSettings, listener: socket.socket, first_worker_port: int, announcement: str
 ) -> None:
     # Imported before the fork: the workers share its memory, and a new one starts in milliseconds.
+    import uvloop  # noqa: F401
+
+    from verl_agent_env.envs.mcp_chat import configuration  # noqa: F401
     from verl_agent_env.server import create_app
+    from verl_agent_env.server.cluster import http_peers  # noqa: F401
     from verl_agent_env.server.cluster.identity import WorkerIdentity
     from verl_agent_env.server.process.pool import WorkerPool, WorkerStart
 
