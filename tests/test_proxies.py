@@ -56,6 +56,12 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://[::1]:8000", {"http_proxy": "http://p:3128"}, ""),
         ("http://[::ffff:127.0.0.1]:8000", {"http_proxy": "http://p:3128"}, ""),
         ("http://10.0.0.7:8000", {"http_proxy": "http://p:3128"}, "http://p:3128"),
+        ("http://localhost.:8000", {"http_proxy": "http://p:3128"}, ""),
+        ("http://0.0.0.0:8000", {"http_proxy": "http://p:3128"}, ""),
+        ("http://[::]:8000", {"http_proxy": "http://p:3128"}, ""),
+        ("http://trainer.example.:8000", {"http_proxy": "http://p:3128", "no_proxy": "example"}, ""),
+        ("http://Trainer.Example:8000", {"http_proxy": "http://p:3128", "no_proxy": "a, *.EXAMPLE"}, ""),
+        ("http://example:8000", {"http_proxy": "http://p:3128", "no_proxy": "*.example"}, "http://p:3128"),
     ],
 )
 def test_the_proxy_of_a_url(

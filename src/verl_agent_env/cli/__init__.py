@@ -88,6 +88,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; an error of the user is one sentence and exit code 1."""
     hide_secrets()
+    if sys.stdout is not None:
+        # What the encoding of the standard output lacks is written as on the standard error, as \u2192.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         cli()
     except VerlAgentEnvError as error:

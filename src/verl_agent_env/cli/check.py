@@ -9,10 +9,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from verl_agent_env.cli.env_names import complete_env_name
 from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cli.play import parse_kwargs
+from verl_agent_env.cli.terminal import plain_console, print_table
 from verl_agent_env.envs.checker import CheckReport, check_environment
 from verl_agent_env.envs.registry import default_registry
 
@@ -39,19 +41,23 @@ def check_env(
     if not names:
         raise click.UsageError("Name an environment, or give --all; 'verl-agent-env list' shows the names.")
     kwargs = parse_kwargs(env_kwargs)
-    console = Console(stderr=as_json)
+    console = plain_console(stderr=as_json)
     reports = []
     for name in names:
         reports.append(_check(name, kwargs, steps, console))
         if not as_json:
-            _print(reports[-1], console)
+            _print(reports[-1])
     if as_json:
         print_json(reports)
     sys.exit(0 if all(report.passed for report in reports) else 1)
 
 
 def _check(name: str, kwargs: dict[str, Any], steps: int, console: Console) -> CheckReport:
-    columns = (TextColumn("{task.fields[env_name]}"), BarColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("{task.fields[env_name]}", markup=False),
+        BarColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", env_name=name)
 
@@ -61,19 +67,19 @@ def _check(name: str, kwargs: dict[str, Any], steps: int, console: Console) -> C
         return check_environment(name, kwargs, num_steps=steps, progress=show)
 
 
-def _print(report: CheckReport, console: Console) -> None:
+def _print(report: CheckReport) -> None:
     table = Table(title=report.env_name, title_justify="left", header_style="bold", box=None)
     table.add_column("", width=4)
     table.add_column("check", no_wrap=True)
     table.add_column("what was seen", overflow="fold")
     for result in report.results:
         mark = (
-            "[dim]–[/dim]"
+            Text("–", "dim")
             if result.skipped
-            else ("[green]ok[/green]" if result.passed else "[red]FAIL[/red]")
+            else (Text("ok", "green") if result.passed else Text("FAIL", "red"))
         )
         table.add_row(mark, result.name, result.detail)
-    console.print(table)
+    print_table(table)
     figures = report.figures
     known = {
         "µs per step": figures.us_per_step,
@@ -82,4 +88,4 @@ def _print(report: CheckReport, console: Console) -> None:
         "bytes per snapshot": figures.snapshot_bytes,
     }
     shown = ", ".join(f"{value:,.1f} {unit}" for unit, value in known.items() if value is not None)
-    console.print(f"     {shown}\n", highlight=False, soft_wrap=True)
+    click.echo(f"     {shown}\n")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cli.serve import raise_file_limit
+from verl_agent_env.cli.terminal import plain_console
 from verl_agent_env.cluster.local import ClusterTls, LocalCluster
 from verl_agent_env.cluster.programs import Program
 from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS
@@ -58,7 +59,7 @@ def cluster(
     `serve`. Ctrl-C stops everything.
     """
     tls = _tls_of(tls_cert, tls_key, tls_ca)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     raise_file_limit()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
@@ -90,7 +91,7 @@ def cluster(
                         "folder": str(parts.folder),
                     }
                 )
-            console.print(_summary(parts), highlight=False)
+            console.print(_summary(parts))
             _watch(parts, console)
         except KeyboardInterrupt:
             pass

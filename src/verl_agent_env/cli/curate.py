@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import click
 import orjson
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from verl_agent_env.cli.env_names import complete_env_name
 from verl_agent_env.cli.json_output import json_option, print_json
+from verl_agent_env.cli.terminal import plain_console, print_table
 from verl_agent_env.integrations.datasets import Component, Curated, CurationPlan, curate
 from verl_agent_env.integrations.datasets.problem_files import read_problems
 from verl_agent_env.integrations.datasets.selection import Chosen, Remark
@@ -170,7 +170,7 @@ def curate_command(
         ),
         **options,
     )
-    console = Console(stderr=as_json)
+    console = plain_console(stderr=as_json)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     remarks: list[Remark] = []
     try:
@@ -187,8 +187,8 @@ def curate_command(
     if as_json:
         print_json(_summary(made))
     else:
-        _print(made, console)
-    _print_unsolved(remarks, console)
+        _print(made)
+    _print_unsolved(remarks, as_json)
 
 
 def _write_report(remarks: list[Remark], path: Path) -> None:
@@ -200,14 +200,14 @@ def _write_report(remarks: list[Remark], path: Path) -> None:
         raise click.ClickException(f"Cannot write {path}: {refused.strerror}.") from None
 
 
-def _print_unsolved(remarks: list[Remark], console: Console) -> None:
+def _print_unsolved(remarks: list[Remark], as_json: bool) -> None:
     unsolved = [remark.place for remark in remarks if remark.is_kept]
     if unsolved:
         more = f" and {len(unsolved) - _NAMED:,} more" if len(unsolved) > _NAMED else ""
-        console.print(f"No solution is known of {', '.join(unsolved[:_NAMED])}{more}.", highlight=False)
+        click.echo(f"No solution is known of {', '.join(unsolved[:_NAMED])}{more}.", err=as_json)
 
 
-def _print(made: Curated, console: Console) -> None:
+def _print(made: Curated) -> None:
     table = Table(box=None, header_style="bold")
     table.add_column("environment")
     for heading in ("train", "test", "mean difficulty"):
@@ -218,11 +218,11 @@ def _print(made: Curated, console: Console) -> None:
         passed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(part.passed_over.items()))
         shown = "–" if mean is None else f"{mean:.2f}"
         table.add_row(part.env_name, f"{len(part.train):,}", f"{len(part.test):,}", shown, passed)
-    console.print(table)
+    print_table(table)
     if made.success_rate is not None:
-        console.print(f"Demonstrations reach their goal in {made.success_rate:.0%} of the episodes.")
+        click.echo(f"Demonstrations reach their goal in {made.success_rate:.0%} of the episodes.")
     for path in made.files:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+        click.echo(f"  {path}")
 
 
 def _summary(made: Curated) -> dict[str, Any]:

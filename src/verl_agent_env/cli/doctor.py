@@ -17,21 +17,23 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from verl_agent_env import __version__
 from verl_agent_env.cli.api import call
 from verl_agent_env.cli.json_output import json_option, print_json
+from verl_agent_env.cli.terminal import plain_console, print_table
 from verl_agent_env.cluster.ports import reason_of
 from verl_agent_env.cluster.programs import find_program
 from verl_agent_env.config import variable_of
+from verl_agent_env.wire.catalogue_responses import ClusterResponse, StatusResponse
 
 _PACKAGE = "verl-agent-env"
 _MIN_FILES = 4096
 _COMMAND_S = 10.0
 _CONNECT_S = 2.0
-_MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "fault": "[red]FAULT[/red]"}
+_MARKS = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "fault": Text("FAULT", "red")}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def doctor(url: str, redis: str, redis_logs: tuple[str, ...], port: int, token: 
 
     Exit code 1 if there is a fault.
     """
-    with Console(stderr=True).status("Checking this machine") as status:
+    with plain_console(stderr=True).status("Checking this machine") as status:
         findings = list(_machine())
         if not url:
             findings.append(_port(port))
@@ -92,7 +94,7 @@ def _print(findings: list[Finding]) -> None:
     for finding in findings:
         remedy = f"\n→ {finding.remedy}" if finding.remedy else ""
         table.add_row(_MARKS[finding.state], finding.subject, f"{finding.detail}{remedy}")
-    Console().print(table, highlight=False)
+    print_table(table)
 
 
 # --- this machine -------------------------------------------------------------------------------------------
@@ -210,13 +212,13 @@ async def _redis(url: str, logs: Sequence[str]) -> list[Finding]:
 def _server(url: str, token: str) -> list[Finding]:
     """Check a server, and that each of its workers can be reached from here."""
     try:
-        call(url, "/healthz", token=token)
-        ready = call(url, "/readyz", token=token)
-        cluster = call(url, "/api/cluster", token=token)
+        call(url, "/healthz", StatusResponse, token=token)
+        ready = call(url, "/readyz", StatusResponse, token=token)
+        cluster = call(url, "/api/cluster", ClusterResponse, token=token)
     except click.ClickException as away:
         return [Finding("server", "fault", away.message, f"{_PACKAGE} serve; or correct --url and --token")]
-    findings = [Finding("server", "ok", f"{url} is {ready.get('status', 'ready')}")]
-    workers = [worker for node in cluster.get("nodes", ()) for worker in node["workers"]]
+    findings = [Finding("server", "ok", f"{url} is {ready['status']}")]
+    workers = [worker for node in cluster["nodes"] for worker in node["workers"]]
     for worker in workers:
         findings.append(_worker(worker))
     without = sum(worker["slots"] == 0 and worker["state"] == "ready" for worker in workers)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
+from rich.text import Text
 
 from verl_agent_env.cli.api import call
 from verl_agent_env.cli.json_output import json_option, print_json
+from verl_agent_env.cli.terminal import plain_console
+from verl_agent_env.wire.catalogue_responses import DrainResponse
 
 
 @click.command()
@@ -19,8 +21,8 @@ from verl_agent_env.cli.json_output import json_option, print_json
 @json_option("Print what the server answers as JSON.")
 def drain(node: str, url: str, undo: bool, token: str, as_json: bool) -> None:
     """Hand over all environments of NODE to the other nodes; no call fails meanwhile."""
-    with Console(stderr=True).status(f"{node} hands over its environments"):
-        answer = call(url, "/api/cluster/drain", {"node": node, "undo": undo}, token=token)
+    with plain_console(stderr=True).status(Text(f"{node} hands over its environments")):
+        answer = call(url, "/api/cluster/drain", DrainResponse, {"node": node, "undo": undo}, token=token)
     if as_json:
         print_json(answer)
         return

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from verl_agent_env.cli.json_output import json_option, print_json
+from verl_agent_env.cli.terminal import print_table
 from verl_agent_env.envs.registry import Registry, default_registry
 from verl_agent_env.envs.search import find, rows
 from verl_agent_env.envs.spec import EnvSpec
@@ -44,9 +45,8 @@ def envs(
     if as_json:
         print_json(_counted_tags(found) if count_tags else rows(found, registry))
         return
-    console = Console()
-    console.print(_tags_table(found) if count_tags else _specs_table(found, registry))
-    console.print(f"{len(found)} of {len(specs)} environments", highlight=False)
+    print_table(_tags_table(found) if count_tags else _specs_table(found, registry))
+    click.echo(f"{len(found)} of {len(specs)} environments")
 
 
 def _specs_table(found: Sequence[EnvSpec], registry: Registry) -> Table:
@@ -59,8 +59,10 @@ def _specs_table(found: Sequence[EnvSpec], registry: Registry) -> Table:
     for spec in found:
         cost = "–" if spec.costs is None else f"{spec.costs.highest_ms:.2g}"
         is_missing = spec.family is not None and spec.name not in here
-        extra = f" [dim](needs the extra {spec.family.extra})[/dim]" if is_missing and spec.family else ""
-        table.add_row(spec.name, cost, " ".join(spec.tags), f"{_description(spec, registry)}{extra}")
+        shown = Text(_description(spec, registry))
+        if is_missing and spec.family:
+            shown.append(f" (needs the extra {spec.family.extra})", "dim")
+        table.add_row(spec.name, cost, " ".join(spec.tags), shown)
     return table
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from verl_agent_env.cli.env_names import complete_env_name
 from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cli.play import parse_kwargs
+from verl_agent_env.cli.terminal import plain_console, print_table
 from verl_agent_env.client import AsyncEnvClient
 from verl_agent_env.evaluation import (
     ChatModel,
@@ -105,7 +106,7 @@ def eval_command(
     )
     endpoint = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
     key = os.environ.get("OPENAI_KEY") or os.environ.get("OPENAI_API_KEY") or ""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
 
     async def run() -> list[EvaluatedEpisode]:
         asked = ChatModel(
@@ -134,7 +135,7 @@ def eval_command(
     table = Table(title=f"{model} plays {env_name}", show_header=False)
     for row in rows_of(summary):
         table.add_row(*row)
-    Console().print(table)
+    print_table(table)
     click.echo(f"To read: {out / PAGE_FILE}")
 
 

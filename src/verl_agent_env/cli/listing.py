@@ -17,8 +17,9 @@ def list_environments(verbose: bool, as_json: bool) -> None:
     if as_json:
         print_json(_described())
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from verl_agent_env.cli.terminal import print_table
 
     table = Table(box=None, header_style="bold")
     table.add_column("name", no_wrap=True)
@@ -28,7 +29,7 @@ def list_environments(verbose: bool, as_json: bool) -> None:
     for kind in _described():
         arguments = ", ".join(kind["kwargs_schema"].get("properties", {}))
         table.add_row(kind["name"], kind["description"], *([arguments] if verbose else []))
-    Console().print(table)
+    print_table(table)
 
 
 def _described() -> list[dict[str, Any]]:

@@ -9,8 +9,10 @@ import click
 import orjson
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
 from verl_agent_env.cli.env_names import complete_env_name
+from verl_agent_env.cli.terminal import plain_console
 from verl_agent_env.envs.base import ChatEnv
 from verl_agent_env.envs.kind import EnvKind
 from verl_agent_env.envs.registry import default_registry
@@ -42,7 +44,7 @@ def play(env_name: str, seed: int | None, env_kwargs: str, policy: str, episodes
     By hand, type what a model would write: a word such as 'up', or '<answer>up || left</answer>'. 'quit' ends.
     """
     env = _make(default_registry().kind(env_name), parse_kwargs(env_kwargs))
-    console = Console(highlight=False)
+    console = plain_console()
     env.action_space.seed(seed)
     rewards = []
     try:
@@ -93,11 +95,11 @@ def _play_episode(env: ChatEnv, observation: Observation, policy: str, console: 
         observation, reward, terminated, truncated, info = env.step(action)
         total += reward
         if policy != "human":
-            console.print(f"[bold]> {_shorten(action)}[/bold]")
+            console.print(f"> {_shorten(action)}", style="bold")
         _show(observation, console)
         console.print(f"reward {reward:g}, total {total:g}", style="dim")
         if terminated or truncated:
-            console.print("[green]solved[/green]" if info["success"] else "[red]not solved[/red]")
+            console.print(Text("solved", "green") if info["success"] else Text("not solved", "red"))
             break
     return total
 
@@ -117,7 +119,7 @@ def _actions(env: ChatEnv, policy: str, console: Console) -> Iterator[Action]:
 
 def _ask(console: Console) -> str:
     try:
-        answer = console.input("[bold]> [/bold]")
+        answer = console.input(Text("> ", "bold"))
     except EOFError:
         raise _QuitError from None
     if answer.strip().casefold() in _QUIT:

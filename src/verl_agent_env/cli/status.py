@@ -6,14 +6,13 @@ import time
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from verl_agent_env.cli.api import call
 from verl_agent_env.cli.json_output import json_option, print_json
-
-_WIDTH = 200
+from verl_agent_env.cli.terminal import plain_console, print_table
+from verl_agent_env.wire.catalogue_responses import ClusterResponse
 
 
 @click.command()
@@ -33,12 +32,9 @@ def status(url: str, once: bool, as_json: bool, interval_s: float, token: str) -
     if as_json:
         print_json(_look(url, token))
         return
-    console = Console()
-    if not console.is_terminal:
-        # A program reads it: nothing is cut off at the width of a terminal that is not there.
-        console = Console(width=_WIDTH)
+    console = plain_console()
     if once or not console.is_terminal:
-        console.print(_table(url, _look(url, token)))
+        print_table(_table(url, _look(url, token)))
         return
     last = _look(url, token)
     with Live(_table(url, last), console=console, auto_refresh=False) as live:
@@ -60,10 +56,7 @@ def _look(url: str, token: str) -> dict[str, Any]:
     Raises:
         click.ClickException: The server does not respond; the message gives the reason.
     """
-    found = call(url, "/api/cluster", token=token)
-    if "nodes" not in found:
-        raise click.ClickException(f"A program other than this server answers at {url}.")
-    return found
+    return call(url, "/api/cluster", ClusterResponse, token=token)
 
 
 def _table(url: str, cluster: dict[str, Any], trouble: str = "") -> Table:
