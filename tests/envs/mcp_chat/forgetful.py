@@ -25,6 +25,8 @@ class ForgetfulServer:
         """Body of the answer to an unknown session; plain text when not given."""
         self.calls: list[str] = []
         """What was echoed."""
+        self.streams = False
+        """Whether answers are events of a stream."""
         self.refuses_calls = False
         """Whether calls are answered as those of an unknown session, and nothing else is."""
         server = self
@@ -82,7 +84,7 @@ class ForgetfulServer:
             body = (
                 b"gone"
                 if refusal is None
-                else json.dumps({"jsonrpc": "2.0", "id": None, "error": refusal}).encode()
+                else json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "error": refusal}).encode()
             )
             handler.send(self.status, body, "text/plain" if refusal is None else "application/json")
             return
@@ -106,4 +108,7 @@ class ForgetfulServer:
             self.calls.append(text)
             result = {"content": [{"type": "text", "text": text}]}
         body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()
-        handler.send(200, body, "application/json", **headers)
+        if self.streams:
+            handler.send(200, b"data: " + body + b"\n\n", "text/event-stream", **headers)
+        else:
+            handler.send(200, body, "application/json", **headers)

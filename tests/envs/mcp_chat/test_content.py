@@ -43,7 +43,13 @@ def test_text_alone_is_plain_text() -> None:
 
 @pytest.mark.parametrize(
     ("text", "structured"),
-    [('{"a": 1}', {"a": 1}), ("3", {"result": 3}), ("sunny", {"content": "sunny"}), ("[1,2]", [1, 2])],
+    [
+        ('{"a": 1}', {"a": 1}),
+        ("3", {"result": 3}),
+        ("sunny", {"content": "sunny"}),
+        ("[1,2]", [1, 2]),
+        (f'{{"a": {2**80}}}', {"a": 2**80}),
+    ],
 )
 def test_structured_content_that_a_text_holds_is_not_said_twice(text: str, structured: Any) -> None:
     assert shown(TextContent(text=text), structured_content=structured) == text
@@ -51,6 +57,11 @@ def test_structured_content_that_a_text_holds_is_not_said_twice(text: str, struc
 
 def test_structured_content_that_no_text_holds_is_added() -> None:
     assert shown(TextContent(text="Done."), structured_content={"a": 1}) == 'Done.\n{\n  "a": 1\n}'
+
+
+def test_structured_content_is_shown_where_there_is_nothing_else_however_long_its_numbers_are() -> None:
+    assert shown(structured_content={"result": []}) == '{\n  "result": []\n}'
+    assert shown(structured_content={"a": 2**80}) == f'{{\n  "a": {2**80}\n}}'
 
 
 def test_nothing_at_all_is_empty_text() -> None:

@@ -128,6 +128,10 @@ def forgetful() -> Iterator[ForgetfulServer]:
         (400, {"code": -32600, "message": "Bad Request"}, False),
         (401, None, False),
         (410, {"code": -32000, "message": "Gone"}, False),
+        (404, {"code": -32603, "message": "Internal error"}, False),
+        (400, {"code": -32602, "message": "Invalid session ID"}, False),
+        (200, {"code": -32001, "message": "Session not found"}, False),
+        (200, {"code": -32000, "message": "Bad Request: Server not initialized"}, True),
     ],
 )
 async def test_a_forgotten_session_is_begun_anew_and_the_call_is_made_in_it(
@@ -148,16 +152,24 @@ async def test_a_forgotten_session_is_begun_anew_and_the_call_is_made_in_it(
     assert told(observation) == ["then"]
 
 
-@pytest.mark.parametrize("code", [-32601, -32602])
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, -32601, "no such tool"),
+        (400, -32602, "no such tool"),
+        (200, -32600, "no such tool"),
+        (200, -32602, "no such session of the browser"),
+    ],
+)
 async def test_an_error_of_the_call_itself_is_no_lost_session(
-    started: Started, forgetful: ForgetfulServer, code: int
+    started: Started, forgetful: ForgetfulServer, status: int, code: int, said: str
 ) -> None:
     env = await started(reached("http", forgetful.port, protocol="legacy"))
     forgetful.refuses_calls = True
-    forgetful.status, forgetful.refusal = 400, {"code": code, "message": "no such tool"}
+    forgetful.status, forgetful.refusal = status, {"code": code, "message": said}
     sessions = set(forgetful.sessions)
     observation, *_, info = await env.astep(message(("echo", {"text": "x"})))
-    assert told(observation) == ["Error: no such tool"]
+    assert told(observation) == [f"Error: {said}"]
     assert (info["tool_errors"], info["server_failures"]) == (1, 0)
     assert forgetful.sessions == sessions
 
@@ -174,6 +186,14 @@ async def test_an_answer_that_is_no_mcp_is_a_failure_of_the_server(
     forgetful.refuses_calls = False
     observation, *_, info = await env.astep(message(("echo", {"text": "y"})))
     assert told(observation) == ["y"]
+
+
+async def test_a_long_answer_comes_over_an_event_stream(started: Started, forgetful: ForgetfulServer) -> None:
+    env = await started(reached("http", forgetful.port, protocol="legacy"))
+    forgetful.streams = True
+    observation, *_, info = await env.astep(message(("echo", {"text": "m" * 5_000_000})))
+    assert told(observation)[0].startswith("mmm")
+    assert (info["tool_errors"], info["server_failures"]) == (0, 0)
 
 
 async def test_the_text_of_an_error_is_cut_as_an_answer_is(

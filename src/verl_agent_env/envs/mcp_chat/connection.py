@@ -29,7 +29,7 @@ from verl_agent_env.envs.mcp_chat.errors import (
     SessionForgottenError,
     ToolRefusedError,
 )
-from verl_agent_env.envs.mcp_chat.http import http_transport
+from verl_agent_env.envs.mcp_chat.http import http_transport, refuses_session
 from verl_agent_env.envs.mcp_chat.pages import pages_of
 from verl_agent_env.envs.mcp_chat.resources import READ_RESOURCE, read_resource, reading_tool
 from verl_agent_env.envs.mcp_chat.resumption import resumed_session
@@ -150,6 +150,8 @@ class McpConnection:
                 raise ConnectionLostError from None
             raise McpCallTimeoutError from None
         except MCPError as error:
+            if self._has_http_session and refuses_session(error):
+                self._forgotten()
             # First: a server that does not know the session may say so with the code of a time-out.
             if not self.is_open or error.code == CONNECTION_CLOSED:
                 raise self._lost_error() from None
@@ -301,6 +303,10 @@ class McpConnection:
             # There the refusal of a message is not its answer, which would be waited for in vain.
             self._leaving.set()
 
+    @property
+    def _has_http_session(self) -> bool:
+        return bool(self._begun_session_id) or self.is_resumed
+
     def _begun(self, session_id: str) -> None:
         self._begun_session_id = session_id
 
@@ -317,7 +323,8 @@ class McpConnection:
         if isinstance(first, MCPError):
             if first.code == CONNECTION_CLOSED:
                 return "it ended, or closed the connection"
-            return self._definition.redactor.hide(first.message)[:_MAX_REASON_CHARS]
+            # The first line: the SDK's errors go on with all that a message could have been.
+            return self._definition.redactor.hide(first.message.partition("\n")[0])[:_MAX_REASON_CHARS]
         if isinstance(first, httpx2.HTTPStatusError):
             return f"it answered with HTTP status {first.response.status_code}"
         if isinstance(first, httpx2.TransportError | OSError):
@@ -328,7 +335,12 @@ class McpConnection:
 async def _list_tools(session: ClientSession) -> list[Tool]:
     if session.server_capabilities is None or session.server_capabilities.tools is None:
         return []
-    return [tool async for page in pages_of(session.list_tools) for tool in page.tools]
+    found: dict[str, Tool] = {}
+    async for page in pages_of(session.list_tools):
+        for tool in page.tools:
+            # Calls name a tool, so one that is listed twice is one.
+            found.setdefault(tool.name, tool)
+    return list(found.values())
 
 
 def _session_of(client: Client | ClientSession) -> ClientSession:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import orjson
+from pydantic_core import from_json, to_json
 
 from verl_agent_env.envs.mcp_chat.redaction import Redactor
 from verl_agent_env.messages import text_part
@@ -110,7 +110,7 @@ def _is_shown(structured: Any, blocks: Sequence[Any]) -> bool:
         if any(_shows(block, value) for block in blocks):
             return True
         # A list may be shown as a block for each of its items.
-        if isinstance(value, list) and len(value) == len(blocks) and all(map(_shows, blocks, value)):
+        if isinstance(value, list) and 0 < len(value) == len(blocks) and all(map(_shows, blocks, value)):
             return True
     return False
 
@@ -153,14 +153,15 @@ def _without_media(value: Any, blocks: Sequence[Any]) -> Any:
 
 def _parsed(text: str) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return from_json(text)
+    except ValueError:
         # No JSON: equal to nothing.
         return _parsed
 
 
 def _as_json(value: Any) -> str:
+    # Not orjson's: its integers have 64 bits, and servers give longer ones.
     try:
-        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-    except TypeError:
+        return to_json(value, indent=2, inf_nan_mode="null").decode()
+    except ValueError:
         return "[Structured content that cannot be shown]"

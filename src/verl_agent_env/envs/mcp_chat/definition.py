@@ -17,6 +17,8 @@ from verl_agent_env.envs.mcp_chat.resources import READ_RESOURCE
 from verl_agent_env.envs.strict_model import STRICT_MODEL
 
 MAX_NAME_CHARS = 48
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Limit of a message over stdio, and of an event over streamable HTTP; a connection that exceeds it is closed."""
 Transport = Literal["stdio", "sse", "http"]
 
 # Keys of other programs in the same file, ignored here. Any other unknown key is an error: a mistyped "allowedTools" must

@@ -6,17 +6,28 @@ import asyncio
 import contextlib
 import functools
 import logging
+import re
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http.client import NOT_FOUND
 from typing import TYPE_CHECKING
 
 import httpx2
+from mcp import MCPError
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR
+from mcp.types import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    REQUEST_TIMEOUT,
+)
 
-from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
+from verl_agent_env.envs.mcp_chat.definition import MAX_MESSAGE_BYTES, ServerDefinition
 from verl_agent_env.envs.mcp_chat.session import HttpSession
 
 if TYPE_CHECKING:
@@ -30,7 +41,10 @@ _SSE_SESSION = "sessionid"
 """Parameter of the URL to which messages go over SSE, without regard to case and underscores."""
 _FORGOTTEN_STATUSES = frozenset({400, 401, 404, 410})
 _CODES_OF_CALLS = frozenset({PARSE_ERROR, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR})
-"""Errors of one call; with any other code the session is meant."""
+"""Errors of one call; with any other code the session is meant, and if the message says so."""
+_CODES_OF_SESSIONS = frozenset({INVALID_REQUEST, CONNECTION_CLOSED, REQUEST_TIMEOUT})
+"""With what servers refuse a session in an answer that is no refusal for HTTP; the SDKs give the last two several meanings."""
+_SESSION = re.compile(r"\bsession|\bnot (?:been )?initiali[sz]ed\b", re.IGNORECASE)
 
 # The SDK and its HTTP client log whole messages and URLs, secrets included.
 for _name in ("client", "httpcore2", "httpx2", "mcp"):
@@ -78,7 +92,13 @@ async def _streamable(
 ) -> AsyncGenerator[TransportStreams, None]:
     async with (
         client,
-        streamable_http_client(url, http_client=client, terminate_on_close=ends_session) as streams,
+        streamable_http_client(
+            url,
+            http_client=client,
+            terminate_on_close=ends_session,
+            # A picture easily has more than the SDK's own limit, 1 MB.
+            max_sse_event_size=MAX_MESSAGE_BYTES,
+        ) as streams,
     ):
         yield streams
 
@@ -109,20 +129,27 @@ def _client(
 async def _says_forgotten(response: httpx2.Response) -> bool:
     """Return true if a response refuses the session of its request.
 
-    The specification wants 404; servers also answer 400, 401 and 410. The same statuses carry errors of the call itself,
-    which the code of the JSON-RPC error tells apart.
+    The specification wants 404, whatever the body; servers also answer 400, 401 and 410. These carry errors of the call itself
+    as well, which the JSON-RPC error tells apart.
     """
     request = response.request
     parameters = {name.replace("_", "").lower() for name in request.url.params}
     names_session = _SESSION_HEADER in request.headers or _SSE_SESSION in parameters
     if response.status_code not in _FORGOTTEN_STATUSES or not names_session:
         return False
+    if response.status_code == NOT_FOUND:
+        return True
     try:
         await response.aread()
-        code = response.json()["error"]["code"]
+        error = response.json()["error"]
+        return error["code"] not in _CODES_OF_CALLS or _SESSION.search(error["message"]) is not None
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return True
-    return code not in _CODES_OF_CALLS
+
+
+def refuses_session(error: MCPError) -> bool:
+    """Return true if a JSON-RPC error refuses the session, and not the call, though the status of HTTP is that of a success."""
+    return error.code in _CODES_OF_SESSIONS and _SESSION.search(error.message) is not None
 
 
 @functools.cache

@@ -19,7 +19,7 @@ P = TypeVar("P", bound=ListPage)
 
 
 async def pages_of(read: Callable[..., Awaitable[P]]) -> AsyncIterator[P]:
-    """Read one page after another, a hundred at most: a server may never come to an end.
+    """Read one page after another, each once and a hundred at most: a server may never come to an end.
 
     Args:
         read: Method of the SDK's session that reads a page, such as ``list_tools``.
@@ -27,9 +27,11 @@ async def pages_of(read: Callable[..., Awaitable[P]]) -> AsyncIterator[P]:
     from mcp.types import PaginatedRequestParams
 
     cursor: Any = None
+    read_before: set[Any] = set()
     for _ in range(_MAX_PAGES):
         page = await read(params=PaginatedRequestParams(cursor=cursor))
         yield page
+        read_before.add(cursor)
         cursor = page.next_cursor
-        if not cursor:
+        if not cursor or cursor in read_before:
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable
@@ -13,7 +15,7 @@ import anyio
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
-from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
+from verl_agent_env.envs.mcp_chat.definition import MAX_MESSAGE_BYTES, ServerDefinition
 from verl_agent_env.envs.mcp_chat.errors import ServerStartError
 from verl_agent_env.envs.processes import ChildProcess, LauncherClient, ProgramStartError
 
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
 logger = logging.getLogger("verl_agent_env.mcp")
-
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""Limit of a message; a server that exceeds it is ended."""
 
 _TAIL_BYTES = 4_096
 _DRAIN_S = 0.2
@@ -92,8 +91,7 @@ async def stdio_transport(
         async with to_session:
             try:
                 while line := await pipes.reader.readline():
-                    message = _parse(line)
-                    if message is not None:
+                    for message in _messages_in(line):
                         await to_session.send(message)
             except (anyio.ClosedResourceError, anyio.BrokenResourceError):
                 return
@@ -189,9 +187,22 @@ class _Pipes:
             transport.close()
 
 
-def _parse(line: bytes) -> SessionMessage | None:
-    """Parse a line as a message; ``None`` for other output, which some servers write."""
+def _messages_in(line: bytes) -> list[SessionMessage]:
+    """Read a line as a message, or as a batch of them; other output, which some servers write, has none."""
     try:
-        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+        return [_message_of(line)]
     except ValueError:
-        return None
+        # Half characters and bytes of other encodings become question marks: without the answer, its call would time out.
+        try:
+            found = json.loads(line.decode("utf-8-sig", "replace"), strict=False)
+        except (ValueError, RecursionError):
+            return []
+    messages = []
+    for each in found if isinstance(found, list) else [found]:
+        with contextlib.suppress(ValueError, RecursionError):
+            messages.append(_message_of(json.dumps(each, ensure_ascii=False).encode("utf-8", "replace")))
+    return messages
+
+
+def _message_of(text: bytes) -> SessionMessage:
+    return SessionMessage(jsonrpc_message_adapter.validate_json(text, by_name=False))
