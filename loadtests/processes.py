@@ -67,7 +67,9 @@ def serving_app(app: str, python: str | None = None) -> Iterator[ServerProcess]:
 
 @contextlib.contextmanager
 def _running(command: list[str], port: int, **variables: str) -> Iterator[ServerProcess]:
-    process = subprocess.Popen(command, env={**os.environ, **variables})
+    # A session of its own, as the nodes of a cluster have: Linux gives each session the same share of the CPU, and who is woken up by
+    # another session goes first.
+    process = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
     try:
         _await_answer(process, port)
         yield ServerProcess(process.pid, port)
