@@ -307,6 +307,20 @@ async def test_slots_are_looked_at_again_when_one_has_another_owner(
     assert (await second.loaded()).entries == [entry(seq) for seq in range(3)]
 
 
+async def test_bundles_stay_when_a_worker_comes_or_goes(writers: tuple[Writer, Writer], peek: Peek) -> None:
+    first, second = writers
+    await first.write(append(1))
+    newcomer = worker()
+    for seq, change in enumerate(
+        (second.store.heartbeat(newcomer, NEVER_S), second.store.leave(newcomer.incarnation)), 2
+    ):
+        await change
+        assert await first.write(append(seq)) == [None]
+        assert (peek.in_journal(), peek.bundles()) == (1, seq)
+    assert "unbundle" not in first.client.scripts
+    assert (await second.loaded()).entries == [entry(seq) for seq in range(4)]
+
+
 async def test_slots_of_bundles_are_told_again_when_others_have_sorted_them_out(
     writers: tuple[Writer, Writer], peek: Peek
 ) -> None:
@@ -476,10 +490,9 @@ async def test_nothing_is_bundled_while_a_worker_reads_none(
     older = worker()
     await second.store.heartbeat(older, NEVER_S)
     peek.forget_bundles_of(older.incarnation)
-    # It has joined: from the first step on, everything is where it looks.
+    # It has joined: from the first step on, everything is where it looks; that of others, too, who may say nothing any more.
     assert await first.write(append(2)) == [None]
-    assert (peek.in_journal(), peek.bundles()) == (3, 1)
-    # Those of others, too, who may say nothing any more.
+    assert (peek.in_journal(), peek.bundles()) == (3, 0)
     assert await first.write(append(3)) == [None]
     assert (peek.in_journal(), peek.bundles()) == (4, 0)
     await second.store.leave(older.incarnation)

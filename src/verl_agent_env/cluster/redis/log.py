@@ -130,18 +130,22 @@ class RedisEventLog:
         """Bundle the steps among the writes, if all workers can read them so."""
         if self._bundled.number is None or not any(write.kind == "append" for write in writes):
             return None
-        if self._map is None and time.monotonic() >= self._look_at:
-            keys = self._keys
-            version, can_all, logs = await self._client.run(
-                scripts.READERS, [keys.version, keys.names], [keys.lease_prefix, keys.base]
-            )
-            if can_all:
-                self._map, self._looked_at = version, set()
-            else:
-                # One of an earlier version has joined: what is there must be where it looks.
-                await self._sort_out_all(logs)
-                self._look_at = time.monotonic() + _LOOK_S
-        return None if self._map is None else self._bundled.split(tokens, writes)
+        if self._map is None and (time.monotonic() < self._look_at or not await self._can_all_read()):
+            return None
+        return self._bundled.split(tokens, writes)
+
+    async def _can_all_read(self) -> bool:
+        """Look whether all workers of the present map sort out bundles before they read."""
+        keys = self._keys
+        version, can_all, logs = await self._client.run(
+            scripts.READERS, [keys.version, keys.names], [keys.lease_prefix, keys.base]
+        )
+        self._map, self._looked_at = version if can_all else None, set()
+        if not can_all:
+            # One of an earlier version has joined: what is there must be where it looks.
+            await self._sort_out_all(logs)
+            self._look_at = time.monotonic() + _LOOK_S
+        return bool(can_all)
 
     async def _made(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle
@@ -195,6 +199,9 @@ class RedisEventLog:
                     sorted_out += await self._sort_out_all(answer[1:])
                 case "slots":
                     self._looked_at.clear()
+                case "unbundled" if answer[1] == "map" and await self._can_all_read():
+                    # Somebody has come or gone. Compared one by one, the steps would have all bundles sorted out.
+                    continue
                 case _:
                     if steps and answer[0] == "ok":
                         known.note_removed(needed)
@@ -226,8 +233,6 @@ class RedisEventLog:
         if reason == "number":
             # The store lost the end of its data, or an hour has gone by.
             self._bundled.doubt()
-        elif reason == "map":
-            self._map = None
         self._bundled.forget(bundle.steps[::4])
 
     async def _sort_out_all(self, logs: Sequence[str]) -> Sequence[str]:
