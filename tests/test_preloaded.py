@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import forked_python
+from tests.children import forked_python, python
 from tests.conftest import StartServer
 from tests.preloaded import ForkedProcess, preloaded
 from tests.waiting import HANG_S
@@ -63,6 +63,23 @@ def test_exception_and_warnings_of_python_are_told(tmp_path: Path) -> None:
     assert forked_python("-c", code).returncode == 3
     done = forked_python("-W", "error", "-c", code)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "UserWarning: beware")
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "said"),
+    [("None", 0, ""), ("SystemExit()", 0, ""), ("SystemExit(3)", 3, ""), ("SystemExit('why')", 1, "why\n")],
+)
+def test_command_ends_as_a_process_does(ended: str, code: int, said: str) -> None:
+    steps = (
+        "import atexit, threading, time",
+        "from tests.forking import _end_like_a_process",
+        "atexit.register(print, 'third')",
+        "threading.Thread(target=lambda: (time.sleep(0.01), print('second'))).start()",
+        "print('first')",
+        f"_end_like_a_process({ended})",
+    )
+    done = python("-c", "\n".join(steps))
+    assert (done.returncode, done.stdout.split(), done.stderr) == (code, ["first", "second", "third"], said)
 
 
 def pipes_of(pid: int) -> set[str]:
