@@ -209,9 +209,10 @@ manifests: install  ## Write deploy/kubernetes/cluster.yaml, what the Helm chart
 	$(BIN)/helm template envs deploy/helm --namespace verl-agent-env > deploy/kubernetes/cluster.yaml
 
 # Material for MkDocs has come to its end; Zensical is its successor by the same people, and reads mkdocs.yml.
+# The last version that is one package: later ones need zensical-ui, which mirrors of PyPI were seen to lack.
 $(SITE_VENV)/.installed: Makefile
 	test -x $(SITE_BIN)/python || $(PYTHON) -m venv $(SITE_VENV)
-	$(SITE_BIN)/python -m pip install --quiet --disable-pip-version-check "zensical==0.1.3"
+	$(SITE_BIN)/python -m pip install --quiet --disable-pip-version-check "zensical==0.0.73"
 	touch $@
 
 site: $(SITE_VENV)/.installed  ## Make a site of the documents in out/site; exit 1 if a link of it leads nowhere
