@@ -21,7 +21,7 @@ from tests.client.conftest import GATED, LAKE
 from tests.client.test_leaks import live_envs
 from tests.conftest import ServerProcess
 from tests.ports import free_port
-from tests.waiting import HANG_S, eventually
+from tests.waiting import HANG_S, NEVER_S, eventually
 from verl_agent_env.client import (
     AsyncEnvClient,
     ClientClosedError,
@@ -31,6 +31,7 @@ from verl_agent_env.client import (
     sync_client,
     transport,
 )
+from verl_agent_env.client.dispatch import Dispatch, Settings
 from verl_agent_env.client.remote_env import RemoteEnv
 from verl_agent_env.client.remote_vector_env import RemoteVectorEnv
 
@@ -342,3 +343,26 @@ def test_nothing_is_closed_at_a_server_that_never_was_there() -> None:
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):
             listener.accept()
+
+
+def test_a_server_that_never_answered_is_not_waited_for_when_closing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        client = EnvClient(f"http://127.0.0.1:{port}", deadline_s=0.5, close_deadline_s=NEVER_S)
+        with pytest.raises(ServerUnreachableError):
+            client.make(**LAKE)
+        closing = threading.Thread(target=client.close, daemon=True)
+        closing.start()
+        closing.join(HANG_S)
+        assert not closing.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("given", "close_deadline_s"),
+    [({}, 10), ({"deadline_s": 4}, 4), ({"deadline_s": 4, "close_deadline_s": 7}, 7)],
+)
+def test_closing_takes_no_longer_than_a_call_unless_it_is_told_to(
+    given: dict[str, Any], close_deadline_s: float
+) -> None:
+    way = transport.Transport("http://127.0.0.1:1", None, 1.0, 1, 1)
+    assert Dispatch(way, Settings(**given)).close_deadline_s == close_deadline_s

@@ -42,7 +42,7 @@ class AsyncEnvClient:
         token: str | None = None,
         timeout_s: float = 60.0,
         deadline_s: float = 120.0,
-        close_deadline_s: float = 10.0,
+        close_deadline_s: float | None = None,
         micro_batching: bool = True,
         max_batch: int = 4096,
         linger_s: float = 0.0,
@@ -60,7 +60,7 @@ class AsyncEnvClient:
             token: Bearer token, if the server asks for one.
             timeout_s: Seconds that the server may be silent during one attempt.
             deadline_s: Seconds after which a call fails, attempts and pauses together.
-            close_deadline_s: The same for closing.
+            close_deadline_s: The same for closing; by default that of calls, and 10 at most.
             micro_batching: Let concurrent single calls share requests.
             max_batch: Largest number of calls in one request.
             linger_s: Seconds that a call waits for others to join it while no request is pending.

@@ -47,6 +47,9 @@ ReadT = TypeVar("ReadT")
 _FIRST_CONTACT_S = 5.0
 """Seconds of retries if the server has never been reached."""
 _PROBE_S = 2.0
+_CLOSE_S = 10.0
+_CLOSE_UNANSWERED_S = 1.0
+"""Seconds for closing if the server never answered: it may have made environments, but is not waited for once more."""
 _MAX_BATCHERS = 256
 
 
@@ -58,8 +61,8 @@ class Settings:
     """Seconds that the server may be silent during one attempt."""
     deadline_s: float = 120.0
     """Seconds after which a call fails, attempts and pauses together."""
-    close_deadline_s: float = 10.0
-    """The same for closing."""
+    close_deadline_s: float | None = None
+    """The same for closing; by default that of calls, and 10 at most."""
     micro_batching: bool = True
     """True if concurrent single calls share requests."""
     max_batch: int = 4096
@@ -78,6 +81,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("timeout_s", "deadline_s", "close_deadline_s", "max_delay_s", "linger_s"):
             seconds = getattr(self, name)
+            if seconds is None and name == "close_deadline_s":
+                continue
             is_number = isinstance(seconds, Real) and 0 <= float(seconds) < math.inf
             if not is_number or not (seconds or name == "linger_s"):
                 raise ValueError(f"{name} must be a finite number of seconds above 0, not {seconds!r}")
@@ -95,7 +100,8 @@ class Dispatch:
     def __init__(self, transport: Transport, settings: Settings) -> None:
         self.settings = settings
         self.deadline_s = settings.deadline_s
-        self.close_deadline_s = settings.close_deadline_s
+        given_s = settings.close_deadline_s
+        self.close_deadline_s = min(_CLOSE_S, settings.deadline_s) if given_s is None else given_s
         self.open_envs: dict[str, str] = {}
         """Environments that this client created and has not closed yet, with their runs."""
         self._transport = transport
@@ -317,8 +323,12 @@ class Dispatch:
         """Note that this run may have an environment whose id the client does not know."""
         self._orphaned.add(run_id)
 
-    async def close_run(self, run_id: str) -> int:
+    async def close_run(self, run_id: str, deadline: float | None = None) -> int:
         """Close all environments of a run, whether the client knows their ids or not.
+
+        Args:
+            run_id: The run.
+            deadline: Time on the clock of :func:`time.monotonic`; by the client's setting if not given.
 
         Returns:
             Number of environments that were closed.
@@ -326,7 +336,8 @@ class Dispatch:
         Raises:
             VerlAgentEnvError: The call did not succeed until the deadline for closing.
         """
-        deadline = time.monotonic() + self.close_deadline_s
+        if deadline is None:
+            deadline = self._closing_deadline()
         payload = await self.call(
             "POST", "/api/batch/close", orjson.dumps({"run_id": run_id}), deadline=deadline
         )
@@ -347,14 +358,23 @@ class Dispatch:
             await self._close_environments()
         except VerlAgentEnvError as error:
             # The server closes them when they have been idle for long enough.
-            logger.warning("%d environments could not be closed: %s", len(self.open_envs), error)
+            left = (
+                f"{len(self.open_envs)} environments" if self.open_envs else "what the server may have made"
+            )
+            logger.warning("%s could not be closed: %s", left, error)
         finally:
             if self._owners is not None:
                 await self._owners.close()
             await self._transport.close()
 
+    def _closing_deadline(self) -> float:
+        wait_s = self.close_deadline_s
+        if not self._transport.has_answered:
+            wait_s = min(wait_s, _CLOSE_UNANSWERED_S)
+        return time.monotonic() + wait_s
+
     async def _close_environments(self) -> None:
-        deadline = time.monotonic() + self.close_deadline_s
+        deadline = self._closing_deadline()
         env_ids = list(self.open_envs)
         for start in range(0, len(env_ids), self.settings.max_batch):
             part = env_ids[start : start + self.settings.max_batch]
@@ -363,7 +383,7 @@ class Dispatch:
             for env_id in part:
                 self.open_envs.pop(env_id, None)
         for run_id in list(self._orphaned):
-            await self.close_run(run_id)
+            await self.close_run(run_id, deadline)
 
     def _close_unclaimed(self, made: Initialized) -> None:
         """Close an environment whose creator has been cancelled meanwhile."""
