@@ -17,18 +17,38 @@ import redis
 
 from tests import children
 from tests.waiting import HANG_S, eventually
+from verl_agent_env.cluster.local import require_free
 
 
 class RunningCluster:
     """A cluster of one worker, started as a person starts it."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: tuple[str, ...] = (),
+        before: tuple[str, ...] = (),
+        is_temporary: bool = False,
+    ) -> None:
         self.folder = folder
+        place = () if is_temporary else ("--folder", str(folder))
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "verl_agent_env.cli", "cluster", "--nodes", "1", "--workers", "1"),
-                *("--port", "0", "--folder", str(folder), "--json", *options),
+                *(
+                    *before,
+                    sys.executable,
+                    "-m",
+                    "verl_agent_env.cli",
+                    "cluster",
+                    "--nodes",
+                    "1",
+                    "--workers",
+                    "1",
+                ),
+                *("--port", "0", "--json", *place, *options),
             ],
+            env={**os.environ, "TMPDIR": str(folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -67,7 +87,7 @@ def cluster(
 ) -> Iterator[RunningCluster]:
     # Inherited by all that it starts, Redis, nodes, nginx and their workers.
     monkeypatch.setenv("VERL_TEST_CLUSTER", str(tmp_path))
-    made = RunningCluster(tmp_path, *getattr(request, "param", ()))
+    made = RunningCluster(tmp_path, **getattr(request, "param", {}))
     monkeypatch.delenv("VERL_TEST_CLUSTER")
     yield made
     children.end_group(made.process)
@@ -103,7 +123,38 @@ def test_nothing_outlives_a_cluster_that_was_told_to_end_twice(cluster: RunningC
     assert cluster.parts() == []
 
 
-@pytest.mark.parametrize("cluster", [("--redis-logs", "2")], indirect=True)
+def test_nothing_outlives_a_cluster_whose_nginx_was_killed(cluster: RunningCluster) -> None:
+    master = int((cluster.folder / "nginx.pid").read_text())
+    os.kill(master, signal.SIGKILL)
+    assert cluster.process.wait(HANG_S) == 1
+    eventually(lambda: not cluster.parts(), what="the end of nginx' workers, which hold the port")
+    require_free(cluster.port)
+
+
+def test_a_cluster_ends_in_order_at_sigquit_and_goes_on_at_sigusr(cluster: RunningCluster) -> None:
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
+        cluster.process.send_signal(number)
+    assert cluster.process.wait(HANG_S) == 0
+    assert cluster.parts() == []
+
+
+@pytest.mark.parametrize("cluster", [{"before": ("nohup",)}], indirect=True)
+def test_a_cluster_that_nohup_started_goes_on_at_sighup(cluster: RunningCluster) -> None:
+    cluster.process.send_signal(signal.SIGHUP)
+    assert httpx.get(f"{cluster.told['url']}/readyz", timeout=HANG_S).status_code == 200
+    assert cluster.process.poll() is None
+
+
+@pytest.mark.parametrize("cluster", [{"is_temporary": True}], indirect=True)
+def test_a_temporary_folder_goes_with_a_cluster_that_was_killed(cluster: RunningCluster) -> None:
+    folder = Path(cluster.told["folder"])
+    assert folder.parent == cluster.folder
+    cluster.process.kill()
+    cluster.process.wait(HANG_S)
+    eventually(lambda: not cluster.parts() and not folder.exists(), what="the end of all parts")
+
+
+@pytest.mark.parametrize("cluster", [{"options": ("--redis-logs", "2")}], indirect=True)
 def test_steps_are_kept_in_the_redis_that_are_started_for_them(cluster: RunningCluster) -> None:
     body = {"env_name": "frozen_lake", "num_envs": 40}
     made = httpx.post(f"{cluster.told['url']}/api/batch/initialize", json=body, timeout=HANG_S).json()

@@ -76,7 +76,7 @@ def test_a_signal_ends_an_idle_server_with_success(
     assert "Traceback" not in "".join(server.lines)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_running_step_is_answered_before_the_server_ends(
     start_server: StartServer, number: signal.Signals, tmp_path: Path
 ) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from verl_agent_env.cli.json_output import json_option, print_json
-from verl_agent_env.cli.serve import raise_file_limit
+from verl_agent_env.cli.serve import announce, raise_file_limit
+from verl_agent_env.cli.signals import exit_at_signals, outlive_signals
 from verl_agent_env.cli.terminal import plain_console
 from verl_agent_env.cluster.local import ClusterTls, LocalCluster
 from verl_agent_env.cluster.programs import Program
 from verl_agent_env.types import MANY_SLOTS, NUM_SLOTS
 
 _POLL_S = 0.25
+_ENDING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 _FILE = click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
 
 
@@ -61,12 +61,13 @@ def cluster(
     tls = _tls_of(tls_cert, tls_key, tls_ca)
     console = plain_console(stderr=True)
     raise_file_limit()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(0))
+    outlive_signals(signal.SIGUSR1, signal.SIGUSR2)
+    exit_at_signals(*_ENDING)
     with tempfile.TemporaryDirectory(prefix="verl-agent-env-") as temporary:
         with console.status("Starting") as status:
             parts = LocalCluster(
                 folder or Path(temporary),
+                is_temporary=folder is None,
                 nodes=nodes,
                 workers=workers,
                 port=port,
@@ -91,8 +92,8 @@ def cluster(
                         "folder": str(parts.folder),
                     }
                 )
-            console.print(_summary(parts))
-            _watch(parts, console)
+            announce(_summary(parts))
+            _watch(parts)
         except KeyboardInterrupt:
             pass
         finally:
@@ -105,7 +106,7 @@ def _end(parts: LocalCluster) -> None:
     try:
         parts.stop()
     except (KeyboardInterrupt, SystemExit):
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, *_ENDING):
             signal.signal(number, signal.SIG_IGN)
         parts.kill()
 
@@ -131,7 +132,7 @@ def _summary(parts: LocalCluster) -> str:
     )
 
 
-def _watch(parts: LocalCluster, console: Console) -> None:
+def _watch(parts: LocalCluster) -> None:
     """Print each node that exits; never return.
 
     Raises:
@@ -145,7 +146,7 @@ def _watch(parts: LocalCluster, console: Console) -> None:
         for node in parts.nodes:
             if node.exit_code is not None and node.name not in gone:
                 gone.add(node.name)
-                console.print(f"{_exit_message(node)} The other nodes are running.")
+                announce(f"{_exit_message(node)} The other nodes are running.")
         time.sleep(_POLL_S)
 
 

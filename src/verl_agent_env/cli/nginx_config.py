@@ -182,7 +182,8 @@ async def _watch(
 ) -> None:
     task = asyncio.current_task()
     if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     log_outlived_signals(lambda line: click.echo(line, err=True))
     try:
         settings.folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ import click
 
 from verl_agent_env.addresses import bare_host, url_host
 from verl_agent_env.cli.options import merge_options, settings_options
-from verl_agent_env.cli.signals import log_outlived_signals, outlive_signals
+from verl_agent_env.cli.signals import exit_at_signals, log_outlived_signals, outlive_signals
 from verl_agent_env.config import (
     LISTEN_BACKLOG,
     NODE_TAKEN_EXIT_CODE,
@@ -98,8 +98,8 @@ def serve(**given: Any) -> None:
     # With port 0 the workers take free ports as well, else the ports that follow.
     first_worker_port = settings.cluster.worker_port or (settings.port and settings.port + 1)
     settings = dataclasses.replace(settings, port=port)
-    # uvicorn and gunicorn stop gracefully on either signal; uvicorn then raises it again for the handler set before.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # uvicorn and gunicorn stop gracefully at a signal; uvicorn then raises it again for the handler set before.
+    exit_at_signals(signal.SIGTERM, signal.SIGQUIT)
     outlive_signals()
     url = f"{'https' if settings.tls.tls_cert else 'http'}://{url_host(host)}:{port}"
     announcement = f"Serving on {url} (API: {url}/docs)"
@@ -112,8 +112,8 @@ def serve(**given: Any) -> None:
         sys.exit(0)
 
 
-def _announce(sentence: str) -> None:
-    """Print that the server starts; a full disk is no error, as for the log."""
+def announce(sentence: str) -> None:
+    """Print a sentence to the standard error; a full disk or a reader that is gone is no error, as for the log."""
     with contextlib.suppress(OSError):
         click.echo(sentence, err=True)
 
@@ -136,7 +136,7 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
     config.load()
     # uvicorn's own context would allow older ciphers.
     config.ssl = server_context(settings.tls)
-    _announce(f"{announcement}. Ctrl-C stops.")
+    announce(f"{announcement}. Ctrl-C stops.")
 
     class LoneServer(uvicorn.Server):
         """uvicorn's server that also logs the signals it ignores."""
@@ -144,6 +144,9 @@ def _serve_alone(settings: ServerSettings, listener: socket.socket, announcement
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             """Start to serve."""
             log_outlived_signals(logger.warning)
+            # uvicorn has no handler for SIGQUIT.
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGQUIT, self.handle_exit, signal.SIGTERM, None)
             await super().startup(sockets)
 
     LoneServer(config).run(sockets=[listener])
@@ -177,7 +180,7 @@ def _serve_pool(
         )
         return create_app(settings, identity=identity)
 
-    _announce(f"{announcement}, {len(pool)} workers: {', '.join(pool)}. Ctrl-C stops.")
+    announce(f"{announcement}, {len(pool)} workers: {', '.join(pool)}. Ctrl-C stops.")
     gc.collect()
     gc.freeze()
     WorkerPool(settings, [listener, *listeners], make_app).run()

@@ -1,17 +1,18 @@
-"""Signals that must not end a server: sent by a closing terminal, by logrotate, by habit."""
+"""Signals of a server: those that must not end it, sent by a closing terminal, by logrotate, by habit, and those that end it in order."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 
 _OUTLIVED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def outlive_signals() -> None:
-    """Ignore SIGHUP, SIGUSR1 and SIGUSR2, which by default end the process without a message."""
-    for number in _OUTLIVED:
+def outlive_signals(*numbers: signal.Signals) -> None:
+    """Ignore signals that by default end the process without a message; SIGHUP, SIGUSR1 and SIGUSR2 where none are named."""
+    for number in numbers or _OUTLIVED:
         # Handled, not ignored: what is ignored stays so in whatever this process starts.
         signal.signal(number, lambda *_: None)
 
@@ -29,3 +30,10 @@ def log_outlived_signals(say: Callable[[str], None]) -> None:
             say,
             f"{number.name} is ignored: logs go to standard error, there is no file to open again",
         )
+
+
+def exit_at_signals(*numbers: signal.Signals) -> None:
+    """Exit with code 0 at these signals, but not at those that this process was started to ignore, as nohup does with SIGHUP."""
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: sys.exit(0))

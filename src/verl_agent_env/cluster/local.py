@@ -116,6 +116,7 @@ class LocalCluster:
         serve_options: Sequence[str] = (),
         machines: Mapping[str, Machine] | None = None,
         tls: ClusterTls | None = None,
+        is_temporary: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Create a cluster without starting it.
@@ -132,6 +133,7 @@ class LocalCluster:
             serve_options: What else the nodes are given on their command line.
             machines: Where programs run, by name (``redis``, ``nginx``, ``node-1`` …), if not on the loopback.
             tls: What nginx and the workers speak TLS with; None for plain HTTP.
+            is_temporary: Whether the folder is removed in the end, also where this process is killed.
             say: Called with the name of each part before it starts.
 
         Raises:
@@ -153,7 +155,7 @@ class LocalCluster:
         self._nodes = nodes
         self._serve_options = tuple(serve_options)
         self._environment = clean_environment()
-        self._orphans = OrphanWatch()
+        self._orphans = OrphanWatch(folder if is_temporary else None)
         self._own_redis = not redis
         redis_port = free_port()
         redis_host = self._machine("redis").host

@@ -118,7 +118,7 @@ class Program:
             return None
         was_known, code = self._process.returncode, self._process.poll()
         if was_known is None and code is not None:
-            self._orphans.ended(self._process.pid)
+            self._note_end(self._process.pid)
         return code
 
     @property
@@ -134,14 +134,14 @@ class Program:
     def stop(self, timeout_s: float = _STOP_S) -> None:
         """Terminate it; kill it if it has not ended after ``timeout_s``."""
         self.signal(signal.SIGTERM)
-        if self._process is None:
+        if self._process is None or self.exit_code is not None:
             return
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
         else:
-            self._orphans.ended(self._process.pid)
+            self._note_end(self._process.pid)
 
     def kill(self) -> None:
         """Kill it and all its children at once, as a power failure would."""
@@ -150,6 +150,12 @@ class Program:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._orphans.ended(self._process.pid)
+
+    def _note_end(self, pid: int) -> None:
+        # Its children may outlive it: nginx' workers hold the port after the death of their master.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGTERM)
+        self._orphans.ended(pid)
 
     def tail(self, lines: int = 10) -> str:
         """Return the last lines of its output."""
