@@ -95,6 +95,13 @@ class Writer:
             reasons[position] = reason
         return reasons
 
+    async def bundle_two_slots(self) -> None:
+        """Claim the next slot, make 008-b in it, and write two bundles, each with a step of both environments."""
+        self.tokens = self.tokens | await self.store.claim(self.record.incarnation, [SLOT + 1])
+        await self.write(write("create", "008-b"))
+        for seq in range(2):
+            assert await self.write(append(seq, "008-b"), append(seq + 1)) == [None, None]
+
     async def loaded(self, env_id: str = ENV) -> Saved:
         (saved,) = await self.log.load([env_id], whole=True)
         return saved
@@ -292,10 +299,7 @@ async def test_slots_are_looked_at_again_when_one_has_another_owner(
     writers: tuple[Writer, Writer], peek: Peek
 ) -> None:
     first, second = writers
-    first.tokens = first.tokens | await first.store.claim(first.record.incarnation, [SLOT + 1])
-    await first.write(write("create", "008-b"))
-    await first.write(append(0, "008-b"), append(1))
-    assert await first.write(append(1, "008-b"), append(2)) == [None, None]
+    await first.bundle_two_slots()
     assert peek.bundles() == 2
     await first.give(SLOT, second)
     assert await first.write(write("begin", "008-b", episode=1)) == [None]
@@ -325,10 +329,7 @@ async def test_slots_of_bundles_are_told_again_when_others_have_sorted_them_out(
     writers: tuple[Writer, Writer], peek: Peek
 ) -> None:
     first, second = writers
-    first.tokens = first.tokens | await first.store.claim(first.record.incarnation, [SLOT + 1])
-    await first.write(write("create", "008-b"))
-    await first.write(append(0, "008-b"), append(1))
-    await first.write(append(1, "008-b"), append(2))
+    await first.bundle_two_slots()
     assert peek.bundles() == 2
     # Whoever reads sorts out all that there is, and nobody is told of it.
     assert len((await second.loaded()).entries) == 3
