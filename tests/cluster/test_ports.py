@@ -28,8 +28,9 @@ def test_nobody_is_named_where_nobody_listens() -> None:
     assert reason_of(OSError(errno.EADDRINUSE, ""), port) == "Address already in use"
 
 
-def test_ports_in_a_row_are_free() -> None:
-    ports = consecutive_free_ports(3)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_ports_in_a_row_are_free(host: str) -> None:
+    ports = consecutive_free_ports(3, host)
     assert ports == list(range(ports[0], ports[0] + 3))
     assert [holder_of(port) for port in ports] == ["", "", ""]
 

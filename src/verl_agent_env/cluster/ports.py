@@ -33,13 +33,14 @@ def consecutive_free_ports(count: int, host: str = _HOST) -> list[int]:
         OSError: The address is not of this machine.
     """
     end = _first_given_port()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
         # Not by `random`, whose state another process may share.
         first = _LOWEST + secrets.randbelow(end - _LOWEST - count)
         with contextlib.ExitStack() as stack:
             try:
                 for offset in range(count):
-                    stack.enter_context(socket.create_server((host, first + offset)))
+                    stack.enter_context(socket.create_server((host, first + offset), family=family))
             except OSError as refused:
                 if refused.errno == errno.EADDRINUSE:
                     continue

@@ -21,6 +21,7 @@ import ray
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from verl_agent_env.addresses import url_host
 from verl_agent_env.cluster.ports import consecutive_free_ports, free_port
 from verl_agent_env.cluster.programs import (
     OrphanWatch,
@@ -186,14 +187,14 @@ class ServersActor:
         host, port, password = programs.host, free_port(programs.host), secrets.token_hex(16)
         command = redis_command(host, port, programs.folder, password)
         programs.start("redis", command, functools.partial(accepts, host, port))
-        redis = f"redis://:{password}@{host}:{port}/0"
+        redis = f"redis://:{password}@{url_host(host)}:{port}/0"
         self._start_nodes(size, cpus, serve_options, {"redis": redis, "auth_tokens": token})
         port = free_port(host)
         self._start_nginx(programs, port, redis)
         nginx = functools.partial(_have_slots, host, port, size.nodes * size.workers_per_node, token)
         programs.start("nginx", nginx_command(programs.folder / "nginx.conf"), nginx)
         programs.watch()
-        return f"http://{host}:{port}"
+        return f"http://{url_host(host)}:{port}"
 
     def _start_nodes(
         self, size: Size, cpus: float, serve_options: tuple[str, ...], settings: dict[str, str]
