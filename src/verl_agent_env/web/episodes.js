@@ -14,6 +14,8 @@ import { Viewer } from './viewer.js';
  */
 
 const PAGE_SIZE = 100;
+/** So many does the API give at once. */
+const MAX_ROWS = 1000;
 const COLUMNS = /** @type {string[][]} */ ([
   ...(evaluated
     ? [['seed', 'Episode', '']]
@@ -316,9 +318,9 @@ function List({ query }) {
       ` : rows.length ? html`
         <div class="scroll" tabindex="0" role="region" aria-label="Episodes">
           <${Table} rows=${rows} query=${query} />
-          ${page?.next_offset && limit < 1000 && html`
-            <button onClick=${() => setLimit(limit + PAGE_SIZE)}>Show more</button>
-          `}
+          ${page?.next_offset && (limit < MAX_ROWS
+            ? html`<button onClick=${() => setLimit(limit + PAGE_SIZE)}>Show more</button>`
+            : html`<p>These are the first ${limit}. The filters, and the order, lead to the others.</p>`)}
         </div>
       ` : isNarrowed ? html`
         <${Empty} title="No episode fits">
