@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
-from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent
+from mcp.types import (
+    AudioContent,
+    BlobResourceContents,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+    TextContent,
+)
 
 from tests.envs.mcp_chat.server_program import PNG, everything
 from verl_agent_env.envs.mcp_chat.content import MAX_MEDIA_CHARS, content_of
@@ -87,6 +96,40 @@ def test_secrets_are_hidden_before_text_is_cut() -> None:
 def test_picture_beyond_the_limit_is_named_only() -> None:
     said = shown(ImageContent(data="A" * (MAX_MEDIA_CHARS + 4), mime_type="image/png"))
     assert "too large" in said
+
+
+@pytest.mark.parametrize(
+    ("data", "mime_type"),
+    [
+        (PNG, "IMAGE/PNG"),
+        (PNG, 'image/png; x=">'),
+        (f"data:image/png;base64,{PNG}", "image/png"),
+        (f"{PNG[:8]}\r\n{PNG[8:]}\n", "image/png"),
+        (PNG.rstrip("="), "image/png"),
+    ],
+)
+def test_a_picture_is_shown_as_decoders_take_it(data: str, mime_type: str) -> None:
+    assert shown(ImageContent(data=data, mime_type=mime_type)) == [SHOWN_PICTURE]
+
+
+@pytest.mark.parametrize("data", ["", "!!!", "A", "data:image/png;base64,", "QUJD=QUJD"])
+def test_what_is_no_picture_is_named_only(data: str) -> None:
+    assert shown(ImageContent(data=data, mime_type="image/png")).startswith(
+        "[A picture (image/png), which is"
+    )
+
+
+def test_a_sound_is_shown_whatever_its_parameters_are() -> None:
+    (part,) = shown(AudioContent(data="UklGRg==", mime_type="audio/wave; rate=8000"))
+    assert part["input_audio"] == {"data": "UklGRg==", "format": "wav"}
+
+
+@pytest.mark.parametrize(
+    ("blob", "told"), [(b'{"a": 1}', '[Resource a:b]\n{"a": 1}'), (b"\xff", "1 bytes that are no text]")]
+)
+def test_a_file_of_text_in_base64_is_text(blob: bytes, told: str) -> None:
+    file = BlobResourceContents(uri="a:b", mime_type="application/json", blob=base64.b64encode(blob).decode())
+    assert shown(EmbeddedResource(resource=file)).endswith(told)
 
 
 def test_half_characters_become_question_marks() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from base64 import b64decode
+from binascii import a2b_base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +22,12 @@ if TYPE_CHECKING:
 MAX_MEDIA_CHARS = 16 * 1024 * 1024
 """Limit of a picture or a sound in base64; a larger one is only named."""
 
-_AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
+_AUDIO_FORMATS = {
+    **dict.fromkeys(("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave"), "wav"),
+    **dict.fromkeys(("audio/mpeg", "audio/mp3"), "mp3"),
+}
+_PICTURE = re.compile(r"image/[a-z0-9][a-z0-9.+-]*")
+_TEXT = re.compile(r"text/.*|application/(?:[a-z0-9.-]+\+)?(?:json|xml)")
 
 
 def content_of(result: CallToolResult, redactor: Redactor, max_chars: int) -> Content:
@@ -79,8 +88,12 @@ def _resource(resource: Any) -> dict[str, Any]:
     if text is not None:
         return text_part(f"[Resource {resource.uri}]\n{text}")
     mime_type = resource.mime_type or "application/octet-stream"
-    if mime_type.startswith("image/") or mime_type in _AUDIO_FORMATS:
+    kind = _kind(mime_type)
+    if _PICTURE.fullmatch(kind) or kind in _AUDIO_FORMATS:
         return _media(resource.blob, mime_type, f"resource {resource.uri}")
+    if _TEXT.fullmatch(kind) and len(resource.blob) <= MAX_MEDIA_CHARS:
+        with contextlib.suppress(ValueError):
+            return text_part(f"[Resource {resource.uri}]\n{b64decode(resource.blob).decode()}")
     return text_part(
         f"[Resource {resource.uri} ({mime_type}), {_num_bytes(resource.blob)} bytes that are no text]"
     )
@@ -89,11 +102,32 @@ def _resource(resource: Any) -> dict[str, Any]:
 def _media(data: str, mime_type: str, name: str) -> dict[str, Any]:
     if len(data) > MAX_MEDIA_CHARS:
         return text_part(f"[A {name} ({mime_type}) of {_num_bytes(data)} bytes, too large to be shown]")
-    if mime_type.startswith("image/"):
-        return {"type": "image_url", "image_url": {"url": f"data:{mime_type};base64,{data}"}}
-    if mime_type in _AUDIO_FORMATS:
-        return {"type": "input_audio", "input_audio": {"data": data, "format": _AUDIO_FORMATS[mime_type]}}
-    return text_part(f"[A {name} ({mime_type}) of {_num_bytes(data)} bytes, which cannot be shown]")
+    kind, encoded = _kind(mime_type), _base64(data)
+    if not encoded:
+        return text_part(f"[A {name} ({mime_type}), which is empty or no base64]")
+    if _PICTURE.fullmatch(kind):
+        return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
+    if kind in _AUDIO_FORMATS:
+        return {"type": "input_audio", "input_audio": {"data": encoded, "format": _AUDIO_FORMATS[kind]}}
+    return text_part(f"[A {name} ({mime_type}) of {_num_bytes(encoded)} bytes, which cannot be shown]")
+
+
+def _kind(mime_type: str) -> str:
+    """Return a MIME type without its parameters, in small letters."""
+    return mime_type.partition(";")[0].strip().lower()
+
+
+def _base64(data: str) -> str:
+    """Return base64 as decoders take it, without the head of a data URL and blanks, and padded; empty if it is none."""
+    if data.startswith("data:"):
+        data = data.partition(",")[2]
+    data = "".join(data.split())
+    data += "=" * (-len(data) % 4)
+    try:
+        a2b_base64(data, strict_mode=True)
+    except ValueError:
+        return ""
+    return data
 
 
 def _num_bytes(encoded: str) -> int:
