@@ -25,6 +25,7 @@ class ForgetfulServer:
         """Body of the answer to an unknown session; plain text when not given."""
         self.calls: list[str] = []
         """What was echoed."""
+        self.tools: list[dict[str, Any]] = [_ECHO]
         self.streams = False
         """Whether answers are events of a stream."""
         self.refuses_calls = False
@@ -102,7 +103,7 @@ class ForgetfulServer:
                 "serverInfo": {"name": "forgetful", "version": "1"},
             }
         elif method == "tools/list":
-            result = {"tools": [_ECHO]}
+            result = {"tools": self.tools}
         elif method == "tools/call":
             text = message["params"]["arguments"]["text"]
             self.calls.append(text)

@@ -19,7 +19,7 @@ from tests.ports import free_port
 from tests.steered import pass_time
 from tests.waiting import HANG_S, eventually, until
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
-from verl_agent_env.envs.mcp_chat.errors import ServerLostError
+from verl_agent_env.envs.mcp_chat.errors import ServerLostError, ServerStartError
 
 KEY = "a-key-in-the-address"
 PATHS = {"http": "/mcp", "sse": "/sse"}
@@ -186,6 +186,12 @@ async def test_an_answer_that_is_no_mcp_is_a_failure_of_the_server(
     forgetful.refuses_calls = False
     observation, *_, info = await env.astep(message(("echo", {"text": "y"})))
     assert told(observation) == ["y"]
+
+
+async def test_a_tool_that_breaks_the_protocol_is_named(started: Started, forgetful: ForgetfulServer) -> None:
+    forgetful.tools.append({"name": "odd", "inputSchema": {"anyOf": []}})
+    with pytest.raises(ServerStartError, match=r"tools\.1\.inputSchema\.type"):
+        await started(reached("http", forgetful.port, protocol="legacy"))
 
 
 async def test_a_long_answer_comes_over_an_event_stream(started: Started, forgetful: ForgetfulServer) -> None:

@@ -18,6 +18,7 @@ from mcp.types import (
     Implementation,
     Tool,
 )
+from pydantic import ValidationError
 
 from verl_agent_env import __version__
 from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
@@ -329,6 +330,12 @@ class McpConnection:
             return f"it answered with HTTP status {first.response.status_code}"
         if isinstance(first, httpx2.TransportError | OSError):
             return f"it cannot be reached ({type(first).__name__})"
+        if isinstance(first, ValidationError):
+            broken = first.errors(include_url=False, include_input=False, include_context=False)[0]
+            place = ".".join(map(str, broken["loc"]))
+            return self._definition.redactor.hide(
+                f"what it says breaks the protocol ({place}: {broken['msg']})"
+            )
         return f"the session could not begin ({type(first).__name__})"
 
 
