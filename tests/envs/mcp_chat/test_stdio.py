@@ -12,7 +12,7 @@ from verl_agent_env.envs.mcp_chat.definition import ServerDefinition
 
 PROGRAM = """
 import json, os, sys
-answer = bytes.fromhex(sys.argv[1])
+answer, pages = bytes.fromhex(sys.argv[1]), 0
 for line in sys.stdin:
     asked = json.loads(line)
     name, number = asked.get("method"), json.dumps(asked.get("id")).encode()
@@ -21,7 +21,8 @@ for line in sys.stdin:
                   "serverInfo": {"name": "rough", "version": "1"}}
     elif name == "tools/list":
         tool = {"name": "say", "inputSchema": {"type": "object"}}
-        result = {"tools": [tool, tool], "nextCursor": "again"}
+        pages += 1
+        result = {"tools": [tool, tool, {**tool, "name": f"page_{pages}"}], "nextCursor": "again"}
     elif name == "tools/call":
         os.write(1, answer.replace(b"ID", number) + b"\\n")
         continue
@@ -51,8 +52,8 @@ def answer(text: bytes) -> bytes:
 async def test_an_answer_is_read_however_it_is_written(started: Started, line: bytes, shown: str) -> None:
     rough = {"name": "rough", "command": sys.executable, "args": ("-c", PROGRAM, line.hex()), **PATIENT}
     env = await started(ServerDefinition.model_validate({**rough, "protocol": "legacy"}))
-    # It lists its tool twice on each page, and the same page for ever.
-    assert [tool.name for tool in env.tools] == ["say"]
+    # It lists a tool twice on each page, and a page that follows itself.
+    assert [tool.name for tool in env.tools] == ["say", "page_1", "page_2"]
     observation, *_, info = await env.astep(message(("say", {})))
     assert told(observation) == [shown]
     assert (info["tool_errors"], info["server_failures"]) == (0, 0)
