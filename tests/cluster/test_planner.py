@@ -503,7 +503,8 @@ async def test_plans_over_what_has_changed_are_those_over_whole_maps(
         assert at_home == {address: given[address] for address in at_home}
         assert by_changes.forward_to() == by_wholes.forward_to()
         assert by_changes.tokens() == by_wholes.tokens() == cluster.tokens_of("a")
-        foreign = {slot for slot in range(NUM_SLOTS) if slot in by_changes.foreign()}
+        held = by_changes.foreign()
+        foreign = {slot for slot in range(NUM_SLOTS) if slot in held}
         assert foreign == {s for s in cluster.owners if (o := cluster.owner_of(s)) is not None and o != A}
         happening, record = chance.randrange(6), chance.choice(others)
         if happening == 0:
