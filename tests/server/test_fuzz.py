@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -196,6 +195,9 @@ def test_the_api_does_what_its_document_says(start_server: StartServer, tmp_path
 def _initialize_strategy(client: httpx.Client, env_name: str) -> st.SearchStrategy[Any]:
     """Bodies of initialize whose arguments fit, or nearly fit, what the catalogue says of the environment."""
     if env_name not in _strategies:
+        # Not above, where each process that runs tests would import it; it takes longer than any of their other packages.
+        import schemathesis
+
         catalogue = client.get("/api/environments").json()["environments"]
         (kwargs,) = [dict(kind["kwargs_schema"]) for kind in catalogue if kind["name"] == env_name]
         document = {

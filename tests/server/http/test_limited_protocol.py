@@ -196,20 +196,23 @@ def test_a_pipelined_request_waits_as_long_as_the_one_before_it_takes(hasty: Ser
 # --- size -----------------------------------------------------------------------------------------------------
 
 
+# Made when they are sent: every process that runs tests collects all of them.
 @pytest.mark.parametrize(
-    "request_",
+    "make",
     [
-        HEAD + b"X: " + b"x" * 25_000 + b"\r\n\r\n",
-        HEAD + b"".join(b"X-%d: %b\r\n" % (nth, b"x" * 1000) for nth in range(30)) + b"\r\n",
-        HEAD + b"".join(b"X-%d: x\r\n" % nth for nth in range(60)) + b"\r\n",
-        HEAD + b"X: " + b"x" * 50_000_000,
-        HEAD + b"a:b\r\n" * 10_000_000,
-        b"x" * 0 + HEAD + b"x" * 50_000_000,
+        lambda: HEAD + b"X: " + b"x" * 25_000 + b"\r\n\r\n",
+        lambda: HEAD + b"".join(b"X-%d: %b\r\n" % (nth, b"x" * 1000) for nth in range(30)) + b"\r\n",
+        lambda: HEAD + b"".join(b"X-%d: x\r\n" % nth for nth in range(60)) + b"\r\n",
+        lambda: HEAD + b"X: " + b"x" * 50_000_000,
+        lambda: HEAD + b"a:b\r\n" * 10_000_000,
+        lambda: b"x" * 0 + HEAD + b"x" * 50_000_000,
     ],
     ids=["long", "together", "many", "endless value", "endless headers", "endless name"],
 )
-def test_heads_beyond_the_limits_are_refused(narrow: Served, narrow_wire: Wire, request_: bytes) -> None:
-    with sending(narrow_wire, [request_]):
+def test_heads_beyond_the_limits_are_refused(
+    narrow: Served, narrow_wire: Wire, make: Callable[[], bytes]
+) -> None:
+    with sending(narrow_wire, [make()]):
         status, headers, body = narrow_wire.answer()
         assert (status, orjson.loads(body)["code"]) == (431, "headers_too_large")
         assert headers[b"connection"] == b"close"
@@ -236,16 +239,20 @@ def test_heads_within_the_limits_are_read(narrow: Served, narrow_wire: Wire) -> 
 
 
 @pytest.mark.parametrize(
-    "trailers",
-    [b"X: " + b"x" * 50_000_000, b"a: b\r\n" * 8_000_000, b"X: " + b"x" * 25_000 + b"\r\n\r\n"],
+    "make",
+    [
+        lambda: b"X: " + b"x" * 50_000_000,
+        lambda: b"a: b\r\n" * 8_000_000,
+        lambda: b"X: " + b"x" * 25_000 + b"\r\n\r\n",
+    ],
     ids=["endless", "many", "long"],
 )
 @pytest.mark.parametrize("path", [STEP, "/mcp", "/docs"])
 def test_trailers_beyond_the_limits_are_refused(
-    narrow: Served, narrow_wire: Wire, path: str, trailers: bytes
+    narrow: Served, narrow_wire: Wire, path: str, make: Callable[[], bytes]
 ) -> None:
     narrow_wire.send(http_request("POST", path, b"2\r\n{}\r\n0\r\n", CHUNKED))
-    with sending(narrow_wire, [trailers]):
+    with sending(narrow_wire, [make()]):
         assert narrow_wire.answer()[0] in (404, 405, 422, 431)
         assert narrow_wire.is_closed()
         assert is_healthy(narrow)
