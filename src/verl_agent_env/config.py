@@ -22,6 +22,13 @@ SettingsT = TypeVar("SettingsT")
 VERBATIM = "is_verbatim"
 """Mark, in a field's metadata, of lists whose items may hold commas on the command line."""
 
+FILE = "is_file"
+"""Mark of fields that name a file, for the completion of a shell."""
+VALUES = "values"
+"""Key, in a field's metadata, of the values that it may have."""
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("json", "text")
+
 DURABILITIES: tuple[str, ...] = get_args(Durability)
 
 LISTEN_BACKLOG = 16_384
@@ -128,14 +135,14 @@ class ConnectionLimits:
 class TlsSettings:
     """Encryption; without a certificate, everything is plain HTTP."""
 
-    tls_cert: str = ""
+    tls_cert: str = field(default="", metadata={FILE: True})
     """File with the server's certificate and those that lead to its CA, PEM. Then all ports of a node speak TLS, and
     workers call each other over it."""
-    tls_key: str = ""
+    tls_key: str = field(default="", metadata={FILE: True})
     """File with the certificate's private key, PEM, without a password; the same file when not given."""
-    tls_client_ca: str = ""
+    tls_client_ca: str = field(default="", metadata={FILE: True})
     """File with the CA, PEM, of clients' certificates; then nobody gets in without one."""
-    tls_peer_ca: str = ""
+    tls_peer_ca: str = field(default="", metadata={FILE: True})
     """File with the CA, PEM, of the other workers' certificates; ``tls_client_ca`` when not given, else the system's."""
 
     def __post_init__(self) -> None:
@@ -164,7 +171,7 @@ class ClusterSettings:
     """Prefix of all keys in Redis: clusters of different namespaces do not see each other."""
     lease_s: float = 5.0
     """Seconds after its last heartbeat at which a worker counts as dead."""
-    slots: int = NUM_SLOTS
+    slots: int = field(default=NUM_SLOTS, metadata={VALUES: (NUM_SLOTS, MANY_SLOTS)})
     """Slots of the cluster, 4096 or 65536; the same for all of its nodes, as long as its data set lasts."""
     expected_nodes: int = 1
     """Nodes that are started together. ``/readyz`` says yes when so many are there and every slot is in its place, or 15
@@ -231,7 +238,7 @@ class ServerSettings:
     """Port to listen on; 0 takes a free one."""
     auth_tokens: tuple[str, ...] = field(default=(), repr=False, metadata={VERBATIM: True})
     """Accepted bearer tokens, which allow everything; without any, and without ``auth_file``, no token is asked for."""
-    auth_file: str = ""
+    auth_file: str = field(default="", metadata={FILE: True})
     """File with tokens that have names and scopes, a line each: name, scopes (``read``, ``run``, ``admin``), token or
     ``sha256:`` and its digest. Read again at SIGHUP."""
     allowed_hosts: tuple[str, ...] = ()
@@ -245,9 +252,9 @@ class ServerSettings:
     root_path: str = ""
     """Path below which a proxy shows the server, as ``/envs``: the proxy takes it away, and the API's document names it. A trusted
     proxy may name it itself, in ``X-Forwarded-Prefix``."""
-    log_level: str = "info"
+    log_level: str = field(default="info", metadata={VALUES: LOG_LEVELS})
     """``debug``, ``info``, ``warning`` or ``error``."""
-    log_format: str = "json"
+    log_format: str = field(default="json", metadata={VALUES: LOG_FORMATS})
     """``json`` or ``text``."""
     max_log_lines_per_s: float = 20.0
     """Warnings and errors of one kind that are written in a second; the next one that is written says how many were not."""
@@ -260,9 +267,9 @@ class ServerSettings:
     tasks: tuple[str, ...] = ()
     """Task lists of environments, ``NAME=FILE`` each: JSON lines or parquet, as ``verl-agent-env curate`` writes it. They
     take the place of the splits of seeds."""
-    model_endpoints: str = ""
+    model_endpoints: str = field(default="", metadata={FILE: True})
     """File with the models that environments may ask, such as judges (``endpoints``)."""
-    mcp_config: str = ""
+    mcp_config: str = field(default="", metadata={FILE: True})
     """File with the MCP servers that environments may use (``mcpServers``)."""
     mcp_allow_commands: bool = False
     """Let clients define MCP servers of their own, commands included; ignored unless only this machine
@@ -287,9 +294,9 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port must be from 0 to 65535, not {self.port}")
-        if self.log_level not in ("debug", "info", "warning", "error"):
+        if self.log_level not in LOG_LEVELS:
             raise ValueError(f"log_level must be debug, info, warning or error, not '{self.log_level}'")
-        if self.log_format not in ("json", "text"):
+        if self.log_format not in LOG_FORMATS:
             raise ValueError(f"log_format must be json or text, not '{self.log_format}'")
         if any(
             not (token.isascii() and token.isprintable() and token.strip() == token != "")

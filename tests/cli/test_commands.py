@@ -111,6 +111,45 @@ def test_a_completed_word_is_a_command() -> None:
     assert cli_process(variables=variables).stdout.split() == ["plain,serve"]
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("serve --log-level w", ["plain,warning"]),
+        ("serve --slots 4", ["plain,4096"]),
+        ("serve --tls-cert /etc/", ["file,/etc/"]),
+        ("serve --trusted-", ["plain,--trusted-proxy", "plain,--trusted-proxies"]),
+        ("envs --tag imag", ["plain,images"]),
+    ],
+)
+def test_a_completed_value_is_one_that_the_option_takes(words: str, completed: list[str]) -> None:
+    variables = {
+        "_VERL_AGENT_ENV_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"verl-agent-env {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    assert cli_process(variables=variables).stdout.split() == completed
+
+
+def test_a_limit_of_files_that_is_too_low_for_a_server_is_one_sentence() -> None:
+    program = f'ulimit -n 12 && exec "{sys.executable}" -m verl_agent_env.cli serve --port 0'
+    finished = run_program("/bin/sh", "-c", program)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Error: This process may open 12 files")
+    assert len(finished.stderr.splitlines()) == 1
+
+
+def test_too_little_memory_is_one_sentence(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    with tokens.open("wb") as file:
+        # Without data: it takes no room on the disk.
+        file.truncate(8_000_000_000)
+    program = f'ulimit -v 4000000 && exec "{sys.executable}" -m verl_agent_env.cli serve --auth-file {tokens}'
+    finished = run_program("/bin/sh", "-c", program)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Error: There is not enough memory")
+    assert len(finished.stderr.splitlines()) == 1
+
+
 def test_a_completed_name_is_an_environment() -> None:
     variables = {
         "_VERL_AGENT_ENV_COMPLETE": "bash_complete",

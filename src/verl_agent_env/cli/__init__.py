@@ -96,6 +96,9 @@ def main() -> None:
     except VerlAgentEnvError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
+    except MemoryError:
+        click.echo("Error: There is not enough memory (ulimit -v, or the limit of the container).", err=True)
+        sys.exit(1)
     except OSError as fault:
         # Such as a full disk under the standard output, which Python would flush again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

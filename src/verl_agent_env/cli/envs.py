@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from verl_agent_env.cli.env_names import complete_tag
 from verl_agent_env.cli.json_output import json_option, print_json
 from verl_agent_env.cli.terminal import print_table
 from verl_agent_env.envs.registry import Registry, default_registry
@@ -19,7 +20,12 @@ from verl_agent_env.envs.spec import EnvSpec
 @click.command("envs")
 @click.argument("words", metavar="[WORD]...", nargs=-1)
 @click.option(
-    "--tag", "tags", multiple=True, metavar="TAG", help="Only those with this tag; with all of several."
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=complete_tag,
+    help="Only those with this tag; with all of several.",
 )
 @click.option(
     "--max-ms", type=float, metavar="MS", help="Only those whose calls were measured to take no longer."

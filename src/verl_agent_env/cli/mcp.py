@@ -9,13 +9,13 @@ import os
 
 import click
 
-from verl_agent_env.config import ClusterSettings, ServerSettings, settings_from_environment
+from verl_agent_env.config import LOG_LEVELS, ClusterSettings, ServerSettings, settings_from_environment
 
 
 @click.command()
 @click.option(
     "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
+    type=click.Choice(LOG_LEVELS),
     default="warning",
     show_default=True,
     help="What is written to standard error.",

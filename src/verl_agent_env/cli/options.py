@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from verl_agent_env.config import (
+    FILE,
+    VALUES,
     VERBATIM,
     ClusterSettings,
     ConnectionLimits,
@@ -63,17 +66,40 @@ def merge_options(settings: ServerSettings, given: dict[str, Any]) -> ServerSett
 
 def _option(field: dataclasses.Field[Any], documentation: str) -> Callable[[F], F]:
     flag = "--" + field.name.replace("_", "-")
-    shared: dict[str, Any] = {"envvar": variable_of(field.name), "default": None, "help": documentation}
+    shared: dict[str, Any] = {
+        "envvar": variable_of(field.name),
+        "default": None,
+        "help": documentation,
+        "shell_complete": _completion(field),
+    }
     if isinstance(field.default, bool):
         return click.option(f"{flag}/--no-{flag[2:]}", **shared)
     if isinstance(field.default, tuple):
         # One value each time as --allowed-host, or all of them with commas between as --allowed-hosts.
-        names = (flag.removesuffix("s"), *(() if field.metadata.get(VERBATIM) else (flag,)))
+        names = (_singular(flag), *(() if field.metadata.get(VERBATIM) else (flag,)))
         callback = None if field.metadata.get(VERBATIM) else _split_at_commas
         shared = {**shared, "envvar": None, "callback": callback, "multiple": True}
         return click.option(*dict.fromkeys(names), field.name, **shared)
     shared["help"] = f"{documentation}  [default: {field.default}]"
     return click.option(flag, type=type(field.default), **shared)
+
+
+def _singular(flag: str) -> str:
+    return f"{flag.removesuffix('ies')}y" if flag.endswith("ies") else flag.removesuffix("s")
+
+
+def _completion(
+    field: dataclasses.Field[Any],
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Return what completes a field's value: the values that it may have, or files."""
+    values, is_file = [str(value) for value in field.metadata.get(VALUES, ())], field.metadata.get(FILE)
+
+    def complete(_: click.Context, __: click.Parameter, start: str) -> list[CompletionItem]:
+        if is_file:
+            return [CompletionItem(start, type="file")]
+        return [CompletionItem(value) for value in values if value.startswith(start)]
+
+    return complete
 
 
 def _split_at_commas(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from verl_agent_env.cluster.store import WorkerRecord
 
 _RETRY_S = 0.25
+_MIN_FILES = 20
 # Addresses at which a process that listens on all addresses reaches itself.
 _OWN_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
@@ -296,8 +297,17 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
 
 
 def raise_file_limit() -> None:
-    """Raise the limit of open files to the hard limit: each connection is one."""
+    """Raise the limit of open files to the hard limit: each connection is one.
+
+    Raises:
+        click.ClickException: The hard limit is too low for any server.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _MIN_FILES:
+        raise click.ClickException(
+            f"This process may open {hard} files; a server needs {_MIN_FILES} and one for each connection. "
+            "Raise the hard limit (ulimit -Hn)."
+        )
     # Some systems report no limit but refuse to set it.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
