@@ -189,9 +189,23 @@ async def test_an_answer_that_is_no_mcp_is_a_failure_of_the_server(
 
 
 async def test_a_tool_that_breaks_the_protocol_is_named(started: Started, forgetful: ForgetfulServer) -> None:
-    forgetful.tools.append({"name": "odd", "inputSchema": {"anyOf": []}})
-    with pytest.raises(ServerStartError, match=r"tools\.1\.inputSchema\.type"):
+    forgetful.tools.append({"name": 5, "inputSchema": {"type": "object"}})
+    with pytest.raises(ServerStartError, match=r"tools\.1\.name"):
         await started(reached("http", forgetful.port, protocol="legacy"))
+
+
+async def test_a_tool_is_offered_whatever_its_schema_is(started: Started, forgetful: ForgetfulServer) -> None:
+    union: list[Any] = [{"type": "object", "properties": {"a": {"type": "string"}}}, {"$ref": "#/nowhere"}]
+    odd = [{"anyOf": union}, {}, {"type": "array", "items": {}}, {"$ref": "#"}, True, None]
+    forgetful.tools += [{"name": f"odd_{nth}", "inputSchema": schema} for nth, schema in enumerate(odd)]
+    forgetful.tools.append({"name": "bare"})
+    env = await started(reached("http", forgetful.port, protocol="legacy"))
+    offered = {tool.name: tool.parameters for tool in env.tools}
+    assert list(offered) == ["echo", *(f"odd_{nth}" for nth in range(6)), "bare"]
+    assert {schema["type"] for schema in offered.values()} == {"object"}
+    assert offered["odd_0"]["anyOf"] == union
+    observation, *_, info = await env.astep(message(("odd_0", {"text": "taken"})))
+    assert (told(observation), info["tool_errors"]) == (["taken"], 0)
 
 
 async def test_a_long_answer_comes_over_an_event_stream(started: Started, forgetful: ForgetfulServer) -> None:

@@ -34,6 +34,7 @@ from verl_agent_env.envs.mcp_chat.http import http_transport, refuses_session
 from verl_agent_env.envs.mcp_chat.pages import pages_of
 from verl_agent_env.envs.mcp_chat.resources import READ_RESOURCE, read_resource, reading_tool
 from verl_agent_env.envs.mcp_chat.resumption import resumed_session
+from verl_agent_env.envs.mcp_chat.schemas import with_schemas_of_objects
 from verl_agent_env.envs.mcp_chat.session import HttpSession
 from verl_agent_env.envs.mcp_chat.stdio import StandardError, stdio_transport
 from verl_agent_env.envs.processes import LauncherClient
@@ -312,9 +313,14 @@ class McpConnection:
         self._begun_session_id = session_id
 
     def _transport(self) -> AbstractAsyncContextManager[TransportStreams]:
+        transport: AbstractAsyncContextManager[TransportStreams]
         if self._definition.type == "stdio":
-            return stdio_transport(self._definition, self._launcher, self._errors, self._lost, self._grace_s)
-        return http_transport(self._definition, self._forgotten, self._begun, self.http_session)
+            transport = stdio_transport(
+                self._definition, self._launcher, self._errors, self._lost, self._grace_s
+            )
+        else:
+            transport = http_transport(self._definition, self._forgotten, self._begun, self.http_session)
+        return with_schemas_of_objects(transport)
 
     def _reason(self, error: BaseException) -> str:
         """Describe why the session could not begin, without any secret."""
