@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import sys
 from pathlib import Path
 
 import orjson
@@ -11,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.children import python
+from tests.children import run as run_program
 from tests.cli.test_api import answering
 from verl_agent_env.cli import cli, terminal
 from verl_agent_env.cli.terminal import plain_console, print_table
@@ -63,6 +67,24 @@ def test_the_encoding_of_the_output_may_lack_characters(encoding: str) -> None:
     assert finished.returncode == 1
     assert "Traceback" not in finished.stderr
     assert "start it there" in finished.stdout
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_status_shows_on_a_terminal_alone_that_it_waits(is_terminal: bool) -> None:
+    terminal_end, other_end = pty.openpty()
+    with (
+        answering(404) as (url, _),
+        os.fdopen(terminal_end, "rb", 0) as shown,
+        os.fdopen(other_end, "wb", 0) as stderr,
+    ):
+        place = f" 2>{os.ttyname(other_end)}" if is_terminal else ""
+        command = f'exec "{sys.executable}" -m verl_agent_env.cli status {url} --json{place}'
+        done = run_program("/bin/sh", "-c", command, variables={"TERM": "xterm"})
+        stderr.write(b"end")
+        told = shown.read(65_536).decode() + done.stderr
+    assert done.returncode == 1
+    assert orjson.loads(done.stdout)["error"]["code"] == "failed"
+    assert ("Asking" in told) == is_terminal
 
 
 def test_commands_print_by_these_functions_alone() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from verl_agent_env.cli.api import call
 from verl_agent_env.cli.json_output import json_option, print_json
@@ -30,13 +31,13 @@ from verl_agent_env.wire.catalogue_responses import ClusterResponse
 def status(url: str, once: bool, as_json: bool, interval_s: float, token: str) -> None:
     """Show the nodes and workers of the server at URL."""
     if as_json:
-        print_json(_look(url, token))
+        print_json(_ask(url, token))
         return
     console = plain_console()
     if once or not console.is_terminal:
-        print_table(_table(url, _look(url, token)))
+        print_table(_table(url, _ask(url, token)))
         return
-    last = _look(url, token)
+    last = _ask(url, token)
     with Live(_table(url, last), console=console, auto_refresh=False) as live:
         try:
             while True:
@@ -48,6 +49,12 @@ def status(url: str, once: bool, as_json: bool, interval_s: float, token: str) -
                     live.update(_table(url, last, trouble=away.message), refresh=True)
         except KeyboardInterrupt:
             return
+
+
+def _ask(url: str, token: str) -> dict[str, Any]:
+    """Return the state of the cluster; a server that hangs is waited for with a sign of life."""
+    with plain_console(stderr=True).status(Text(f"Asking {url}")):
+        return _look(url, token)
 
 
 def _look(url: str, token: str) -> dict[str, Any]:
