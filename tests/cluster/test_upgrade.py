@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 import verl_agent_env
 from tests.cluster.conftest import StartNode
+from tests.cluster.redis_process import RedisProcess
+from tests.conftest import StartServer
 from tests.pool_process import LASTING, Pool, all_workers
 from tests.waiting import eventually
 from tests.wayfarer import ENV_NAME, write_package
+from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.envs.frozen_lake import FrozenLakeEnv
 
 SEEDS = range(12)
@@ -123,6 +129,32 @@ def test_no_episode_is_lost_to_other_words(start_node: StartNode, other_words: P
         observation, *_ = alone.step("right")
     # No chance is in it: all of them are where one is that was never moved.
     assert {words.removeprefix("Behold!\n") for words in lakes.words} == {observation[-1]["content"]}
+
+
+def test_worker_that_starts_again_is_of_the_code_that_it_runs_not_of_what_was_installed_since(
+    start_server: StartServer, other_words: Path, tmp_path: Path, redis_server: RedisProcess, namespace: str
+) -> None:
+    installed = tmp_path / "verl_agent_env"
+    shutil.copytree(Path(verl_agent_env.__file__).parent, installed)
+    # Started as its users do: what forks the servers of other tests has read the files.
+    command = [sys.executable, "-m", "verl_agent_env.cli", "serve", "--port", "0", "--node", "a"]
+    shared = ["--advertise", "127.0.0.1", "--redis", redis_server.url, "--namespace", namespace]
+    a = Pool(start_server(command=[*command, *shared], PYTHONPATH=str(tmp_path)), "a")
+    Episodes(a, "frozen_lake", "right", **LASTING)
+    before = codes_in(redis_server, namespace)
+    assert len(before) == 1
+    shutil.copytree(other_words / "verl_agent_env", installed, dirs_exist_ok=True)
+    killed = a.kill(0)
+    eventually(lambda: a.pid(0) != killed, what="another worker")
+    Episodes(a, "frozen_lake", "right", **LASTING)
+    assert codes_in(redis_server, namespace) == before
+
+
+def codes_in(server: RedisProcess, namespace: str) -> set[str]:
+    """Fingerprints of the code by which all environments of a cluster were begun."""
+    with redis.Redis(port=server.port, decode_responses=True) as client:
+        headers = [client.get(key) for key in client.keys(f"{Keys(namespace).base}m:*")]
+    return {json.loads(header.partition("\n")[2])["code"] for header in headers}
 
 
 def test_state_of_another_format_stays_with_its_version_and_goes_on_where_that_runs(

@@ -159,6 +159,8 @@ def _serve_pool(
     # Imported before the fork: the workers share its memory, and a new one starts in milliseconds.
     import uvloop  # noqa: F401
 
+    from verl_agent_env.envs.base import ChatEnv
+    from verl_agent_env.envs.fingerprint import fingerprint_of
     from verl_agent_env.envs.mcp_chat import configuration  # noqa: F401
     from verl_agent_env.server import create_app
     from verl_agent_env.server.cluster import http_peers  # noqa: F401
@@ -182,6 +184,8 @@ def _serve_pool(
         return create_app(settings, identity=identity)
 
     announce(f"{announcement}, {len(pool)} workers: {', '.join(pool)}. Ctrl-C stops.")
+    # A worker that is started again runs what is loaded here, whatever is in the files by then.
+    fingerprint_of(ChatEnv)
     gc.collect()
     gc.freeze()
     WorkerPool(settings, [listener, *listeners], make_app).run()
