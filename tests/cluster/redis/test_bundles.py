@@ -341,6 +341,26 @@ async def test_slots_of_bundles_are_told_again_when_others_have_sorted_them_out(
     assert (await second.loaded()).entries == [entry(seq) for seq in range(4)]
 
 
+async def test_slots_of_bundles_are_told_again_also_if_those_of_others_are_told_first(
+    writers: tuple[Writer, Writer], peek: Peek
+) -> None:
+    first, second = writers
+    await first.bundle_two_slots()
+    first.tokens = first.tokens | await first.store.claim(first.record.incarnation, [SLOT + 2])
+    await first.write(write("create", "009-c"))
+    # By the new map, without the last slot.
+    await first.write(append(2, "008-b"), append(3))
+    assert len((await second.loaded()).entries) == 4
+    assert peek.names() == set()
+    # As many slots as before are told now, but not the same.
+    assert await first.write(append(0, "009-c")) == [None]
+    assert await first.write(append(4)) == [None]
+    assert await first.write(append(3, "008-b")) == [None]
+    assert len((await second.loaded()).entries) == 5
+    assert len((await second.loaded("008-b")).entries) == 4
+    assert len((await second.loaded("009-c")).entries) == 1
+
+
 async def test_slots_are_told_at_once_after_the_writer_has_sorted_out_its_bundles(
     writers: tuple[Writer, Writer], peek: Peek
 ) -> None:

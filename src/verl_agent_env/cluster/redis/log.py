@@ -184,7 +184,7 @@ class RedisEventLog:
             arguments = [
                 *(generation, keys.base, _CLOSED_MS, known.name, known.number or "", self._map or ""),
                 *(" ".join(sorted_out), steps, needed, len(held), len(slots)),
-                self._slots if len(slots) < len(bundle.slots) else "",
+                self._slots if self._looked_at else "",
                 *held,
                 *(self._keys.field(slot) for slot in slots),
                 *others,

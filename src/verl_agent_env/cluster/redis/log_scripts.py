@@ -44,7 +44,7 @@ end
 # ARGV   1 expected generation, 2 start of all keys, 3 how long an end is remembered (ms), 4 name of the caller's log, 5 the
 #        number of its last call, 6 version of the map, 7 names of logs whose bundles are sorted out, 8 a bundle or '', 9 how
 #        many bundles the log keeps, the last ones, 10 number n of tokens, 11 number k of slots in the bundle that were not looked at
-#        in this version of the map, 12 number of slots of the log that its last call told if there are others in the bundle, or '',
+#        in this version of the map, 12 number of slots of the log that its last call told if the caller has looked at any, or '',
 #        then n tokens that the caller holds, k slots, then the writes: kind (a letter), env, episode, seq, data. For 'p' follow a
 #        number and so many entries, the last ones of seq steps; for 'x' as many entries as its data says. The first three digits
 #        of an env are its slot.
