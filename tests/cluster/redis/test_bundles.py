@@ -20,7 +20,6 @@ from verl_agent_env.cluster.redis import log as redis_log
 from verl_agent_env.cluster.redis import log_scripts
 from verl_agent_env.cluster.redis.bundles import MAX_STEP_BYTES, BundledSteps
 from verl_agent_env.cluster.redis.client import RedisClient
-from verl_agent_env.cluster.redis.fence import RedisFence
 from verl_agent_env.cluster.redis.keys import Keys
 from verl_agent_env.cluster.redis.limits import RedisLimits
 from verl_agent_env.cluster.redis.log import RedisEventLog
@@ -43,8 +42,6 @@ class LossyClient(RedisClient):
         super().__init__(*arguments)
         self.scripts: set[str] = set()
         """Names of those that ran."""
-        self.commits = 0
-        """Calls that wrote."""
 
     is_lossy = False
     last: tuple[Script, list[str], list[Any]] | None = None
@@ -52,7 +49,6 @@ class LossyClient(RedisClient):
     async def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
         if script is log_scripts.COMMIT:
             self.last = script, keys, arguments
-            self.commits += 1
         self.scripts.add(script.name)
         answer = await super().run(script, keys, arguments)
         if self.is_lossy and script is log_scripts.COMMIT and answer[0] == "ok":
@@ -94,13 +90,6 @@ class Writer:
         for position, reason in await self.log.commit(self.generation, self.tokens, writes):
             reasons[position] = reason
         return reasons
-
-    async def bundle_two_slots(self) -> None:
-        """Claim the next slot, make 008-b in it, and write two bundles, each with a step of both environments."""
-        self.tokens = self.tokens | await self.store.claim(self.record.incarnation, [SLOT + 1])
-        await self.write(write("create", "008-b"))
-        for seq in range(2):
-            assert await self.write(append(seq, "008-b"), append(seq + 1)) == [None, None]
 
     async def loaded(self, env_id: str = ENV) -> Saved:
         (saved,) = await self.log.load([env_id], whole=True)
@@ -295,128 +284,6 @@ async def test_bundle_with_a_step_of_somebody_else_s_slot_is_not_taken(
     assert len((await second.loaded("008-b")).entries) == 3
 
 
-async def test_slots_are_looked_at_again_when_one_has_another_owner(
-    writers: tuple[Writer, Writer], peek: Peek
-) -> None:
-    first, second = writers
-    await first.bundle_two_slots()
-    assert peek.bundles() == 2
-    await first.give(SLOT, second)
-    assert await first.write(write("begin", "008-b", episode=1)) == [None]
-    # Steps of the other slot go by the map that there is now; nothing is sorted out.
-    for seq in range(3):
-        assert await first.write(append(seq, "008-b", episode=1)) == [None]
-    assert peek.bundles() > 0
-    assert await first.write(append(3)) == ["moved"]
-    assert (await second.loaded()).entries == [entry(seq) for seq in range(3)]
-
-
-async def test_bundles_stay_when_a_worker_comes_or_goes(writers: tuple[Writer, Writer], peek: Peek) -> None:
-    first, second = writers
-    await first.write(append(1))
-    newcomer = worker()
-    for seq, change in enumerate(
-        (second.store.heartbeat(newcomer, NEVER_S), second.store.leave(newcomer.incarnation)), 2
-    ):
-        await change
-        assert await first.write(append(seq)) == [None]
-        assert (peek.in_journal(), peek.bundles()) == (1, seq)
-    assert "unbundle" not in first.client.scripts
-    assert (await second.loaded()).entries == [entry(seq) for seq in range(4)]
-
-
-async def test_slots_of_bundles_are_told_again_when_others_have_sorted_them_out(
-    writers: tuple[Writer, Writer], peek: Peek
-) -> None:
-    first, second = writers
-    await first.bundle_two_slots()
-    assert peek.bundles() == 2
-    # Whoever reads sorts out all that there is, and nobody is told of it.
-    assert len((await second.loaded()).entries) == 3
-    assert peek.names() == set()
-    assert await first.write(append(3)) == [None]
-    assert await first.write(append(2, "008-b")) == [None]
-    assert peek.bundles() == 2
-    assert (await second.loaded("008-b")).entries == [entry(seq) for seq in range(3)]
-    assert (await second.loaded()).entries == [entry(seq) for seq in range(4)]
-
-
-async def test_slots_of_bundles_are_told_again_also_if_those_of_others_are_told_first(
-    writers: tuple[Writer, Writer], peek: Peek
-) -> None:
-    first, second = writers
-    await first.bundle_two_slots()
-    first.tokens = first.tokens | await first.store.claim(first.record.incarnation, [SLOT + 2])
-    await first.write(write("create", "009-c"))
-    # By the new map, without the last slot.
-    await first.write(append(2, "008-b"), append(3))
-    assert len((await second.loaded()).entries) == 4
-    assert peek.names() == set()
-    # As many slots as before are told now, but not the same.
-    assert await first.write(append(0, "009-c")) == [None]
-    assert await first.write(append(4)) == [None]
-    assert await first.write(append(3, "008-b")) == [None]
-    assert len((await second.loaded()).entries) == 5
-    assert len((await second.loaded("008-b")).entries) == 4
-    assert len((await second.loaded("009-c")).entries) == 1
-
-
-async def test_slots_are_told_at_once_after_the_writer_has_sorted_out_its_bundles(
-    writers: tuple[Writer, Writer], peek: Peek
-) -> None:
-    first, _ = writers
-    await first.write(append(1))
-    assert len((await first.loaded()).entries) == 2
-    called = first.client.commits
-    assert await first.write(append(2)) == [None]
-    assert (peek.bundles(), first.client.commits) == (1, called + 1)
-
-
-async def test_slots_are_looked_at_each_time_where_the_log_has_a_redis_of_its_own(
-    redis_server: RedisProcess, keys: Keys
-) -> None:
-    logs = keys.of_logs()
-    client, other = (RedisClient(redis_server.url, PATIENT, logs) for _ in range(2))
-    log, fence = RedisEventLog(client, logs), RedisFence(other, logs)
-    generation, tokens = await fence.generation(), {SLOT: "first"}
-    await fence.install(generation, 1, tokens)
-    for step in (write("create"), append(0), append(1)):
-        assert await log.commit(generation, tokens, [step]) == []
-    await fence.install(generation, 2, {SLOT: "second"})
-    assert await log.commit(generation, tokens, [append(2)]) == [(0, "moved")]
-    await log.aclose()
-    await fence.aclose()
-
-
-async def test_many_writes_beside_steps_take_several_calls(
-    writers: tuple[Writer, Writer], peek: Peek, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = writers
-    monkeypatch.setattr(redis_bundles, "_MAX_OTHERS", 2)
-    await first.write(append(1))
-    calls, run = [], first.client.run
-
-    async def counted(script: Script, keys: list[str], arguments: list[Any]) -> Any:
-        calls.append((bool(arguments[7]), arguments.count("c"), arguments.count("a")))
-        return await run(script, keys, arguments)
-
-    monkeypatch.setattr(first.client, "run", counted)
-    others = [write("create", f"007-{name}") for name in "bcde"]
-    wrong = append(0, "007-none")
-    assert await first.write(*others[:3], append(2), wrong, others[3]) == [
-        None,
-        None,
-        None,
-        None,
-        "gone",
-        None,
-    ]
-    # What counts before a step is written before it.
-    assert calls == [(False, 2, 0), (False, 1, 1), (True, 1, 0)]
-    assert peek.bundles() == 2
-    assert (await second.loaded()).entries == [entry(seq) for seq in range(3)]
-
-
 async def test_loss_of_the_last_second_is_noticed_at_the_next_step(
     writers: tuple[Writer, Writer], peek: Peek
 ) -> None:
@@ -511,9 +378,10 @@ async def test_nothing_is_bundled_while_a_worker_reads_none(
     older = worker()
     await second.store.heartbeat(older, NEVER_S)
     peek.forget_bundles_of(older.incarnation)
-    # It has joined: from the first step on, everything is where it looks; that of others, too, who may say nothing any more.
+    # It has joined: from the first step on, everything is where it looks.
     assert await first.write(append(2)) == [None]
-    assert (peek.in_journal(), peek.bundles()) == (3, 0)
+    assert (peek.in_journal(), peek.bundles()) == (3, 1)
+    # Those of others, too, who may say nothing any more.
     assert await first.write(append(3)) == [None]
     assert (peek.in_journal(), peek.bundles()) == (4, 0)
     await second.store.leave(older.incarnation)

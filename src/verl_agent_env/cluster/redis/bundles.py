@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -22,8 +22,6 @@ MAX_STEP_BYTES = 16 * 1024
 """Longer steps are appended to their journals at once: of them Redis would have to copy too much twice."""
 _MAX_STEPS = 4000
 """Steps of one bundle; Lua's stack is limited."""
-_MAX_OTHERS = 1024
-"""Other writes of one call of Redis: some milliseconds."""
 _FEW_JOURNALS = 1000
 _BYTES_OF_STEP = 48
 """What a bundle says of a step beside its entry, about."""
@@ -46,15 +44,8 @@ class Bundle:
     """Environment, episode, number and length of each step by turns."""
     entries: list[bytes] = field(default_factory=list)
     slots: set[int] = field(default_factory=set)
-    others: Sequence[int] = field(default_factory=list)
+    others: list[int] = field(default_factory=list)
     """Positions of all other writes."""
-
-    def calls(self) -> Iterator[Bundle]:
-        """Cut into calls of Redis that do not block it for long; the steps go with the last one, after what has to be before them."""
-        last = max(0, len(self.others) - 1) // _MAX_OTHERS * _MAX_OTHERS
-        for start in range(0, last, _MAX_OTHERS):
-            yield Bundle(others=self.others[start : start + _MAX_OTHERS])
-        yield replace(self, others=self.others[last:])
 
     def to_bytes(self) -> bytes:
         """Encode the steps; empty if there are none."""
@@ -127,15 +118,14 @@ class BundledSteps:
             self._bundle_of,
             self._first_bundle_of,
         )
-        steps, entries, slots = bundle.steps, bundle.entries, bundle.slots
-        bundle.others = others = []
+        steps, entries, slots, others = bundle.steps, bundle.entries, bundle.slots, bundle.others
         number = self._bundles + 1
         begun: set[str] = set()
         # Whatever is looked at here is looked at for each step of a batch.
         for position, write in enumerate(writes):
-            kind, env_id, episode, seq = write.kind, write.env_id, write.episode, write.seq
-            if kind == "append" and len(data := write.data) <= MAX_STEP_BYTES:
-                slot = write.slot
+            kind, env_id, slot, data = write.kind, write.env_id, write.slot, write.data
+            episode, seq, parts = write.episode, write.seq, write.entries
+            if kind == "append" and len(data) <= MAX_STEP_BYTES:
                 token = tokens.get(slot)
                 if journals.get(env_id) == (token, episode, seq):
                     journals[env_id] = token, episode, seq + 1
@@ -157,9 +147,9 @@ class BundledSteps:
                 and env_id in bundle_of
                 # What states a history anew, up to where it is, does not depend on what is in the journal.
                 and not (
-                    len(write.entries) < seq
+                    len(parts) < seq
                     and kind == "put"
-                    and journals.get(env_id) == (tokens.get(write.slot), episode, seq)
+                    and journals.get(env_id) == (tokens.get(slot), episode, seq)
                 )
             ):
                 self.forget(steps[::4])

@@ -49,10 +49,6 @@ class RedisEventLog:
         """The different ones among these tokens: a worker has thousands of slots, and few tokens."""
         self._look_at = 0.0
         """When to look again whether they do, by :func:`time.monotonic`."""
-        self._looked_at: set[int] = set()
-        """Slots that are known to be this worker's in this version of the map, and to have steps in bundles."""
-        self._slots = 0
-        """How many slots have steps in bundles, as the last call said that made one."""
 
     @property
     def name(self) -> str:
@@ -68,13 +64,14 @@ class RedisEventLog:
                 await self._sort_out(known.name, known.newest_half)
             bundle = await self._bundle_of(tokens, writes)
             if bundle is not None and bundle.entries:
-                refusals = await self._made(generation, tokens, writes, bundle)
-                if refusals is not None:
-                    return refusals
+                answer = await self._make(generation, tokens, writes, bundle)
+                if answer[0] == "ok":
+                    return self._taken(tokens, writes, bundle, answer)
+                self._note_untaken(bundle, answer[1])
             if known.reads_bundled(writes):
                 await self._sort_out(known.name)
-            every = Bundle(others=range(len(writes)))
-            return await self._made(generation, tokens, writes, every) or []
+            every = Bundle(others=list(range(len(writes))))
+            return self._taken(tokens, writes, every, await self._make(generation, tokens, writes, every))
         except BaseException:
             known.doubt()
             raise
@@ -130,35 +127,18 @@ class RedisEventLog:
         """Bundle the steps among the writes, if all workers can read them so."""
         if self._bundled.number is None or not any(write.kind == "append" for write in writes):
             return None
-        if self._map is None and (time.monotonic() < self._look_at or not await self._can_all_read()):
-            return None
-        return self._bundled.split(tokens, writes)
-
-    async def _can_all_read(self) -> bool:
-        """Look whether all workers of the present map sort out bundles before they read."""
-        keys = self._keys
-        version, can_all, logs = await self._client.run(
-            scripts.READERS, [keys.version, keys.names], [keys.lease_prefix, keys.base]
-        )
-        self._map, self._looked_at = version if can_all else None, set()
-        if not can_all:
-            # One of an earlier version has joined: what is there must be where it looks.
-            await self._sort_out_all(logs)
-            self._look_at = time.monotonic() + _LOOK_S
-        return bool(can_all)
-
-    async def _made(
-        self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle
-    ) -> list[Refusal] | None:
-        """Make writes, in as many calls as it takes; returns what was refused, or None if the steps are to be compared one by one."""
-        refusals: list[Refusal] = []
-        for call in bundle.calls():
-            answer = await self._make(generation, tokens, writes, call)
-            if answer[0] != "ok":
-                self._note_untaken(bundle, answer[1])
-                return None
-            refusals += self._taken(tokens, writes, call, answer)
-        return refusals
+        if self._map is None and time.monotonic() >= self._look_at:
+            keys = self._keys
+            version, can_all, logs = await self._client.run(
+                scripts.READERS, [keys.version, keys.names], [keys.lease_prefix, keys.base]
+            )
+            if can_all:
+                self._map = version
+            else:
+                # One of an earlier version has joined: what is there must be where it looks.
+                await self._sort_out_all(logs)
+                self._look_at = time.monotonic() + _LOOK_S
+        return None if self._map is None else self._bundled.split(tokens, writes)
 
     async def _make(
         self, generation: str, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle
@@ -180,42 +160,29 @@ class RedisEventLog:
                 others += entries
         sorted_out: list[str] = []
         while True:
-            slots = bundle.slots.difference(self._looked_at)
             arguments = [
                 *(generation, keys.base, _CLOSED_MS, known.name, known.number or "", self._map or ""),
-                *(" ".join(sorted_out), steps, needed, len(held), len(slots)),
-                self._slots if self._looked_at else "",
+                *(" ".join(sorted_out), steps, needed, len(held), len(bundle.slots)),
                 *held,
-                *(self._keys.field(slot) for slot in slots),
+                *(self._keys.field(slot) for slot in bundle.slots),
                 *others,
             ]
             answer = await self._client.run(
                 scripts.COMMIT, [keys.generation, keys.owners, keys.version], arguments
             )
-            match answer[0]:
-                case "generation":
-                    raise GenerationChangedError(generation, answer[1])
-                case "bundles":
-                    sorted_out += await self._sort_out_all(answer[1:])
-                case "slots":
-                    self._looked_at.clear()
-                case "unbundled" if answer[1] == "map" and await self._can_all_read():
-                    # Somebody has come or gone. Compared one by one, the steps would have all bundles sorted out.
-                    continue
-                case _:
-                    if steps and answer[0] == "ok":
-                        known.note_removed(needed)
-                        self._slots = answer[3]
-                        if self._map:
-                            # In a Redis that has no map, they are looked at each time.
-                            self._looked_at |= bundle.slots
-                    return answer
+            if answer[0] == "generation":
+                raise GenerationChangedError(generation, answer[1])
+            if answer[0] != "bundles":
+                if steps and answer[0] == "ok":
+                    known.note_removed(needed)
+                return answer
+            sorted_out += await self._sort_out_all(answer[1:])
 
     def _taken(
         self, tokens: Mapping[int, str], writes: Sequence[Write], bundle: Bundle, answer: Any
     ) -> list[Refusal]:
         """Note what a call did; returns what it refused."""
-        _, number, grown, _, *refused = answer
+        _, number, grown, *refused = answer
         if number:
             self._bundled.note_call(int(number))
         refusals = [
@@ -233,6 +200,8 @@ class RedisEventLog:
         if reason == "number":
             # The store lost the end of its data, or an hour has gone by.
             self._bundled.doubt()
+        elif reason == "map":
+            self._map = None
         self._bundled.forget(bundle.steps[::4])
 
     async def _sort_out_all(self, logs: Sequence[str]) -> Sequence[str]:
@@ -257,8 +226,6 @@ class RedisEventLog:
             done += taken
         if name == known.name:
             known.note_sorted_out(bundles - but_last)
-            if known.is_empty:
-                self._looked_at.clear()
 
 
 def _statistics(task: str, text: str) -> TaskStatistics:

@@ -43,15 +43,13 @@ end
 # KEYS   gen, own, mapv
 # ARGV   1 expected generation, 2 start of all keys, 3 how long an end is remembered (ms), 4 name of the caller's log, 5 the
 #        number of its last call, 6 version of the map, 7 names of logs whose bundles are sorted out, 8 a bundle or '', 9 how
-#        many bundles the log keeps, the last ones, 10 number n of tokens, 11 number k of slots in the bundle that were not looked at
-#        in this version of the map, 12 number of slots of the log that its last call told if the caller has looked at any, or '',
-#        then n tokens that the caller holds, k slots, then the writes: kind (a letter), env, episode, seq, data. For 'p' follow a
-#        number and so many entries, the last ones of seq steps; for 'x' as many entries as its data says. The first three digits
-#        of an env are its slot.
-# Return {'ok', number of this call or '', {env, episode, number of steps in its journal, …}, number of slots of the log,
-#        index of a refused write (from 0), reason, …}, with the journals that have grown
+#        many bundles the log keeps, the last ones, 10 number n of tokens, 11 number k of slots in the bundle, then n tokens that
+#        the caller holds, k slots, then the writes: kind (a letter), env, episode, seq, data. For 'p' follow a number and so many
+#        entries, the last ones of seq steps; for 'x' as many entries as its data says. The first three digits of an env are its
+#        slot.
+# Return {'ok', number of this call or '', {env, episode, number of steps in its journal, …}, index of a refused write
+#        (from 0), reason, …}, with the journals that have grown
 #        | {'generation', the one found} | {'bundles', names of logs to sort out first, …}
-#        | {'slots'}: all slots of the bundle are to be looked at, and nothing was written
 #        | {'unbundled', 'map' or 'number' or 'owner' or 'full'}: the bundle is not taken, and nothing was written
 #
 # A full Redis accepts closings, which free memory, and refuses everything else as 'full'.
@@ -60,9 +58,7 @@ end
 # entries. Its steps are not compared with the journals: the caller knows that they follow, and a bundle is taken only if
 # the caller's last call, and so each before it, had its effect. They are sorted into the journals (UNBUNDLE) when somebody
 # has to read these, or when they have become many. Bundles of which the caller knows that all of their steps belong to what is
-# over are removed from the beginning of its log. Each slot that gets another owner changes the map's version: what a call
-# found of the owners holds for the calls after it, until that is another one; and what it put into bs:<log> stays there until
-# somebody has sorted out all bundles, which the number of slots in it tells.
+# over are removed from the beginning of its log.
 #
 # m:<env>             string: episode, line break, header
 # j:<env>:<episode>   list: an empty element, so that the list is there, then one entry for each step: an empty one
@@ -89,10 +85,10 @@ local is_full = type(probe) == 'table' and string.find(probe.err, 'OOM ', 1, tru
 if type(probe) == 'table' and not is_full then return probe end
 local name, bundle = ARGV[4], ARGV[8]
 local n, k = tonumber(ARGV[10]), tonumber(ARGV[11])
-local first = 13 + n + k
+local first = 12 + n + k
 local held, owned, slots = {}, {}, {}
-for i = 13, 12 + n do held[ARGV[i]] = true end
-for i = 13 + n, first - 1 do slots[#slots + 1] = ARGV[i] end
+for i = 12, 11 + n do held[ARGV[i]] = true end
+for i = 12 + n, first - 1 do slots[#slots + 1] = ARGV[i] end
 
 if bundle ~= '' then
   if is_full then return {'unbundled', 'full'} end
@@ -101,16 +97,11 @@ if bundle ~= '' then
   if number ~= ARGV[5] then
     -- Steps alone that are there as the last ones are a repetition: the answer got lost.
     local is_last = number and tonumber(number) == tonumber(ARGV[5]) + 1 and first > #ARGV
-    if is_last and redis.call('LINDEX', base .. 'b:' .. name, -1) == bundle then
-      return {'ok', number, {}, redis.call('SCARD', base .. 'bs:' .. name)}
-    end
+    if is_last and redis.call('LINDEX', base .. 'b:' .. name, -1) == bundle then return {'ok', number, {}} end
     return {'unbundled', 'number'}
   end
-  if ARGV[12] ~= '' and redis.call('SCARD', base .. 'bs:' .. name) ~= tonumber(ARGV[12]) then return {'slots'} end
-  if k > 0 then
-    for _, token in ipairs(redis.call('HMGET', KEYS[2], unpack(slots))) do
-      if not held[token] then return {'unbundled', 'owner'} end
-    end
+  for _, token in ipairs(redis.call('HMGET', KEYS[2], unpack(slots))) do
+    if not held[token] then return {'unbundled', 'owner'} end
   end
 end
 
@@ -290,7 +281,7 @@ local function result(env, episode, seq, data)
 end
 
 local kinds = {a = append, x = extend, s = save, c = create, b = begin, d = close, p = put, r = result}
-local answer = {'ok', '', grown, 0}
+local answer = {'ok', '', grown}
 local index = 0
 at = first
 while at <= #ARGV do
@@ -314,11 +305,8 @@ if not is_full then
   if bundle ~= '' then
     redis.call('RPUSH', base .. 'b:' .. name, bundle)
     redis.call('LTRIM', base .. 'b:' .. name, '-' .. ARGV[9], -1)
-    if k > 0 then
-      redis.call('SADD', base .. 'bs:' .. name, unpack(slots))
-      redis.call('SADD', base .. 'logs', name)
-    end
-    answer[4] = redis.call('SCARD', base .. 'bs:' .. name)
+    redis.call('SADD', base .. 'bs:' .. name, unpack(slots))
+    redis.call('SADD', base .. 'logs', name)
   end
   answer[2] = string.format('%.0f', tonumber(redis.call('GET', base .. 'bn:' .. name) or '0') + 1)
   redis.call('SET', base .. 'bn:' .. name, answer[2], 'PX', NUMBER_MEMORY_MS)

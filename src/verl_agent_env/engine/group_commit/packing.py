@@ -14,7 +14,7 @@ from verl_agent_env.wire.records import Write
 class CallLimits:
     """Limits of one call of the log: the store answers nobody else while it makes the writes."""
 
-    writes: int = 4000
+    writes: int = 1024
     entries: int = 16_384
     """Entries of journals, but for those that are a write of their own."""
     size: int = 4 * 1024 * 1024

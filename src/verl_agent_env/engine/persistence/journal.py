@@ -127,25 +127,8 @@ class Journal:
     def write(self, write: Write) -> Group:
         """Put a write in the queue; returns the group that it goes with."""
         slot, kind, queue = write.slot, write.kind, self._queue
-        group = queue[-1] if queue else None
-        if (
-            group is None
-            or group.held is not self._ownership.tokens
-            or slot not in group.held
-            or group.overtakes
-            or kind in _OVERTAKING
-            or self._parked
-            or group.is_full
-        ):
-            group = self._group_for(slot, overtakes=kind in _OVERTAKING)
-        group.add(write)
-        if kind in _PROMPT:
-            self._due.set()
-        return group
-
-    def _group_for(self, slot: int, *, overtakes: bool) -> Group:
-        """Return the group that a write of a slot goes with, where that is not simply the last one; it may be a new one."""
-        queue, generation = self._queue, self._ownership.generation
+        overtakes = kind in _OVERTAKING
+        generation = self._ownership.generation
         held: Mapping[int, str | None] = self._ownership.tokens
         if slot not in held:
             # In a store that was emptied, slots have no owners yet: what is written now goes on from the data set before.
@@ -166,9 +149,12 @@ class Journal:
                     self._due.set()
                 group = Group(generation, held)
                 queue.append(group)
+        group.add(write)
         if overtakes:
             group.overtakes = True
         self._wake.set()
+        if kind in _PROMPT:
+            self._due.set()
         return group
 
     def repersist(self, env_ids: Iterable[str]) -> None:
