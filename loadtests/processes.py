@@ -67,8 +67,8 @@ def serving_app(app: str, python: str | None = None) -> Iterator[ServerProcess]:
 
 @contextlib.contextmanager
 def _running(command: list[str], port: int, **variables: str) -> Iterator[ServerProcess]:
-    # A session of its own, as the nodes of a cluster have: Linux gives each session the same share of the CPU, and who is woken up by
-    # another session goes first.
+    # In a session of its own, as the nodes of a cluster are: Linux shares the CPU among sessions, and in that of its clients a server's
+    # answers would cost less.
     process = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
     try:
         _await_answer(process, port)

@@ -122,20 +122,31 @@ def test_a_completed_word_is_a_command() -> None:
     ],
 )
 def test_a_completed_value_is_one_that_the_option_takes(words: str, completed: list[str]) -> None:
+    assert completions(words) == completed
+
+
+def completions(words: str) -> list[str]:
+    """What bash is told that the last of these words may become."""
     variables = {
         "_VERL_AGENT_ENV_COMPLETE": "bash_complete",
         "COMP_WORDS": f"verl-agent-env {words}",
         "COMP_CWORD": str(len(words.split())),
     }
-    assert cli_process(variables=variables).stdout.split() == completed
+    return cli_process(variables=variables).stdout.split()
+
+
+def fault_of(command: str, *, limit: str = "") -> str:
+    """The one sentence with which a command fails, run by a shell under a limit."""
+    program = f'{limit}exec "{sys.executable}" -m verl_agent_env.cli {command}'
+    finished = run_program("/bin/sh", "-c", program)
+    assert finished.returncode == 1
+    (sentence,) = finished.stderr.splitlines()
+    return sentence
 
 
 def test_a_limit_of_files_that_is_too_low_for_a_server_is_one_sentence() -> None:
-    program = f'ulimit -n 12 && exec "{sys.executable}" -m verl_agent_env.cli serve --port 0'
-    finished = run_program("/bin/sh", "-c", program)
-    assert finished.returncode == 1
-    assert finished.stderr.startswith("Error: This process may open 12 files")
-    assert len(finished.stderr.splitlines()) == 1
+    fault = fault_of("serve --port 0", limit="ulimit -n 12 && ")
+    assert fault.startswith("Error: This process may open 12 files")
 
 
 def test_too_little_memory_is_one_sentence(tmp_path: Path) -> None:
@@ -143,20 +154,12 @@ def test_too_little_memory_is_one_sentence(tmp_path: Path) -> None:
     with tokens.open("wb") as file:
         # Without data: it takes no room on the disk.
         file.truncate(8_000_000_000)
-    program = f'ulimit -v 4000000 && exec "{sys.executable}" -m verl_agent_env.cli serve --auth-file {tokens}'
-    finished = run_program("/bin/sh", "-c", program)
-    assert finished.returncode == 1
-    assert finished.stderr.startswith("Error: There is not enough memory")
-    assert len(finished.stderr.splitlines()) == 1
+    fault = fault_of(f"serve --auth-file {tokens}", limit="ulimit -v 4000000 && ")
+    assert fault.startswith("Error: There is not enough memory")
 
 
 def test_a_completed_name_is_an_environment() -> None:
-    variables = {
-        "_VERL_AGENT_ENV_COMPLETE": "bash_complete",
-        "COMP_WORDS": "verl-agent-env play soko",
-        "COMP_CWORD": "2",
-    }
-    assert "plain,sokoban" in cli_process(variables=variables).stdout.split()
+    assert "plain,sokoban" in completions("play soko")
 
 
 @pytest.mark.parametrize(
@@ -205,11 +208,7 @@ def test_scripts_read_json_of_errors_too(command: list[str], code: str) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 def test_a_full_disk_under_the_output_is_one_sentence() -> None:
-    program = f'exec "{sys.executable}" -m verl_agent_env.cli envs sokoban >/dev/full'
-    finished = run_program("/bin/sh", "-c", program)
-    assert finished.returncode == 1
-    assert finished.stderr.startswith("Error: ")
-    assert len(finished.stderr.splitlines()) == 1
+    assert fault_of("envs sokoban >/dev/full").startswith("Error: ")
 
 
 def test_envs_finds_by_words_tags_and_cost_also_what_is_not_installed() -> None:

@@ -1,4 +1,4 @@
-"""Signals of a server: those that must not end it, sent by a closing terminal, by logrotate, by habit, and those that end it in order."""
+"""Signals: a server outlives those of a closing terminal or of logrotate, and ends in order at SIGTERM and SIGQUIT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output for people: texts as they are, whatever brackets they have, and whole lines where a program reads them."""
+"""Output for people: brackets in a text are no markup, and a table has a line for each row where a program reads it."""
 
 from __future__ import annotations
 

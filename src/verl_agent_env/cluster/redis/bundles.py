@@ -123,9 +123,9 @@ class BundledSteps:
         begun: set[str] = set()
         # Whatever is looked at here is looked at for each step of a batch.
         for position, write in enumerate(writes):
-            kind, env_id, slot, data = write.kind, write.env_id, write.slot, write.data
-            episode, seq, parts = write.episode, write.seq, write.entries
-            if kind == "append" and len(data) <= MAX_STEP_BYTES:
+            kind, env_id, episode, seq = write.kind, write.env_id, write.episode, write.seq
+            if kind == "append" and len(data := write.data) <= MAX_STEP_BYTES:
+                slot = write.slot
                 token = tokens.get(slot)
                 if journals.get(env_id) == (token, episode, seq):
                     journals[env_id] = token, episode, seq + 1
@@ -147,9 +147,9 @@ class BundledSteps:
                 and env_id in bundle_of
                 # What states a history anew, up to where it is, does not depend on what is in the journal.
                 and not (
-                    len(parts) < seq
+                    len(write.entries) < seq
                     and kind == "put"
-                    and journals.get(env_id) == (tokens.get(slot), episode, seq)
+                    and journals.get(env_id) == (tokens.get(write.slot), episode, seq)
                 )
             ):
                 self.forget(steps[::4])

@@ -49,14 +49,14 @@ from verl_agent_env.wire.suspicions import BEGINNING
 T = TypeVar("T")
 
 
-class PendingClose(PendingAnswer[None]):
+class PendingClose(PendingAnswer[None], kw_only=True):
     """The answer to a closing, until it is written; an environment that others closed meanwhile is closed as well."""
 
-    env_table: EnvTable | None = None
+    env_table: EnvTable
 
     def refuse(self, refusal: VerlAgentEnvError) -> None:
         """Note that the closing was not written, and why, unless the environment was closed meanwhile."""
-        if self.env_table is None or not self.env_table.was_closed(self.env_id):
+        if not self.env_table.was_closed(self.env_id):
             super().refuse(refusal)
 
 

@@ -145,7 +145,7 @@ class Recorder:
                 raise
             return Mark(fault=fault)
 
-    def mark(self, instance: LiveEnv, env: Env, answer: EncodedStep, seq: int) -> Mark:
+    def mark(self, instance: LiveEnv, env: Any, answer: EncodedStep, seq: int) -> Mark:
         """Read of an environment that has just taken a step, number ``seq``, what is recorded of it.
 
         Raises:
@@ -154,11 +154,10 @@ class Recorder:
         if not instance.is_journalled:
             return Mark(state=state_of(env)) if instance.durability == "snapshot" else NO_MARK
         kind = instance.kind
-        chat_env: Any = env
         digest = state = fault = None
         try:
             if kind.digests_state:
-                digest = chat_env.state_digest()
+                digest = env.state_digest()
             if (seq + 1) % _STEPS_BETWEEN_SNAPSHOTS == 0 and kind.has_state:
                 state = state_of(env)
         except ENV_FAULTS as raised:
@@ -238,7 +237,7 @@ class Recorder:
     def hold_back(self, instance: LiveEnv, answer: T) -> T | PendingAnswer[T]:
         """Hold back the answer of a call until all that happened to its environment is written, if that is not yet so."""
         group = instance.group
-        if group is None or (group.is_done and group.is_settled):
+        if group is None or group.is_settled:
             return answer
         return PendingAnswer(self.journal.of(instance.slot), instance.env_id, group, answer)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 async def with_schemas_of_objects(
     transport: AbstractAsyncContextManager[TransportStreams],
 ) -> AsyncGenerator[TransportStreams, None]:
-    """Connect; each listed tool says of its arguments that they are an object, which they are in every call."""
+    """Connect, and give the schema of each listed tool the type ``object``: the arguments of every call are one."""
     async with transport as (reading, writing):
         yield _Reading(reading), writing
 
